@@ -151,6 +151,10 @@ class DivisionByZeroError(OperationError, ZeroDivisionError):
     """An integer was divided by zero."""
 
 
+class OperationAssertionError(OperationError, AssertionError):
+    """An operation was given shapes for which PyTorch raises AssertionError."""
+
+
 class CompileError(RuntimeError):
     """A function could not be compiled."""
 

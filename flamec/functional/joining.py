@@ -216,6 +216,11 @@ def _number_of_parts(extent: Dim, part: Dim) -> int:
     return count
 
 
+def unsafe_split(input: Tensor, split_size: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """``split`` in parts of one size."""
+    return split(input, split_size, dim)
+
+
 def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
     """``split`` with a list of sizes."""
     return split(input, list(split_sizes), dim)
@@ -397,7 +402,13 @@ def _split_method(
     return split(self, split_size, dim)
 
 
-TENSOR_METHODS: dict[str, Callable[..., Any]] = {"split": _split_method} | {
+TENSOR_METHODS: dict[str, Callable[..., Any]] = {
+    "split": _split_method,
+    "unsafe_chunk": chunk,
+    "unsafe_split": unsafe_split,
+    "unsafe_split_with_sizes": split_with_sizes,
+}
+TENSOR_METHODS |= {
     function.__name__: function
     for function in (
         chunk,

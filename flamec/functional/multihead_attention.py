@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from flamec.errors import OperationError, user_location
+from flamec.errors import OperationAssertionError, user_location
 from flamec.functional.attention import scaled_dot_product_attention
 from flamec.functional.dropout import dropout
 from flamec.functional.linear import linear
@@ -71,16 +71,16 @@ def multi_head_attention_forward(
             key_padding_mask = _with_axis(key_padding_mask, 0)
     embedding = query._type.shape[-1]
     sources, targets = key._type.shape, value._type.shape
-    require(
+    _assert(
         all(map(equal, sources[:2], targets[:2])) and equal(sources[1], query._type.shape[1]),
         f"{name}: key {format_shape(sources)} and value {format_shape(targets)} must have one "
         f"length [S, N, E], and the batch size of the query {format_shape(query._type.shape)}",
     )
-    require(
+    _assert(
         embedding == embed_dim_to_check,
         f"{name}: was expecting embedding dimension of {embed_dim_to_check}, but got {embedding}",
     )
-    require(
+    _assert(
         embed_dim_to_check % num_heads == 0,
         f"{name}: embed_dim {embed_dim_to_check} not divisible by num_heads {num_heads}",
     )
@@ -124,12 +124,17 @@ def multi_head_attention_forward(
     return output, attention_weights
 
 
+def _assert(condition: bool, message: str) -> None:
+    if not condition:
+        raise OperationAssertionError(f"{message} (at {user_location()})")
+
+
 def _check_ranks(name: str, query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether there is a batch dimension; error unless all agree."""
     ranks = {len(t._type.shape) for t in (query, key, value)}
     if ranks not in ({2}, {3}):
         shapes = ", ".join(format_shape(t._type.shape) for t in (query, key, value))
-        raise OperationError(
+        raise OperationAssertionError(
             f"{name}: query, key and value should all have 3 dimensions, or 2 without batch; got "
             f"{shapes} (at {user_location()})"
         )
@@ -137,7 +142,7 @@ def _check_ranks(name: str, query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 
 def _given(name: str, weight: Tensor | None) -> Tensor:
-    require(weight is not None, f"{name}: a projection weight is missing")
+    _assert(weight is not None, f"{name}: a projection weight is missing")
     assert weight is not None
     return weight
 

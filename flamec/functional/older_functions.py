@@ -20,9 +20,8 @@ from flamec.functional import (
 from flamec.functional.arguments import public
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.creation import arange, full
-from flamec.functional.joining import cat
+from flamec.functional.joining import cat, unsafe_split
 from flamec.functional.joining import chunk as unsafe_chunk
-from flamec.functional.joining import split as unsafe_split
 from flamec.functional.joining import split_with_sizes as unsafe_split_with_sizes
 from flamec.state import process
 from flamec.tensor import Tensor

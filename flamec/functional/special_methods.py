@@ -1,4 +1,4 @@
-"""Methods of tensors for special functions that are rare, and loaded when one is first called."""
+"""Methods of tensors for functions that are rare, and loaded when one is first called."""
 
 from __future__ import annotations
 
@@ -37,7 +37,14 @@ def mvlgamma(input: Tensor, p: int) -> Tensor:
     return result
 
 
+def nonzero_static(input: Tensor, *, size: int, fill_value: int = -1) -> Tensor:
+    """The first ``size`` rows of ``nonzero``, filled up with rows of ``fill_value``."""
+    rows = _late("older_functions", "nonzero_static")
+    result: Tensor = rows(input, size=size, fill_value=fill_value)
+    return result
+
+
+IN_PLACE: tuple[str, ...] = ("i0", "igamma", "igammac", "mvlgamma")
 TENSOR_METHODS: dict[str, Callable[..., Tensor]] = {
-    function.__name__: function for function in (i0, igamma, igammac, mvlgamma)
+    function.__name__: function for function in (i0, igamma, igammac, mvlgamma, nonzero_static)
 }
-IN_PLACE: tuple[str, ...] = tuple(TENSOR_METHODS)

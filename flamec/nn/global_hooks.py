@@ -8,8 +8,10 @@ from typing import Any
 from flamec.nn.hooks import GLOBAL, RemovableHandle
 
 __all__ = [
+    "register_module_buffer_registration_hook",
     "register_module_forward_hook", "register_module_forward_pre_hook",
     "register_module_full_backward_hook", "register_module_full_backward_pre_hook",
+    "register_module_module_registration_hook", "register_module_parameter_registration_hook",
 ]  # fmt: skip
 
 Hook = Callable[..., Any]
@@ -35,3 +37,18 @@ def register_module_full_backward_pre_hook(hook: Hook) -> RemovableHandle:
 def register_module_full_backward_hook(hook: Hook) -> RemovableHandle:
     """Call ``hook(module, grad_input, grad_output)`` when a module's gradients are known."""
     return GLOBAL.add(GLOBAL.backward, hook)
+
+
+def register_module_parameter_registration_hook(hook: Hook) -> RemovableHandle:
+    """Call ``hook(module, name, parameter)`` before one is registered; a result takes its place."""
+    return GLOBAL.add(GLOBAL.registration["parameter"], hook)
+
+
+def register_module_buffer_registration_hook(hook: Hook) -> RemovableHandle:
+    """Call ``hook(module, name, buffer)`` before one is registered; a result takes its place."""
+    return GLOBAL.add(GLOBAL.registration["buffer"], hook)
+
+
+def register_module_module_registration_hook(hook: Hook) -> RemovableHandle:
+    """Call ``hook(module, name, submodule)`` before one is registered; a result takes its place."""
+    return GLOBAL.add(GLOBAL.registration["module"], hook)

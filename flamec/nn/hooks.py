@@ -42,6 +42,7 @@ class GlobalHooks:
         self.forward: Hooks = {}
         self.backward_pre: Hooks = {}
         self.backward: Hooks = {}
+        self.registration: dict[str, Hooks] = {"parameter": {}, "buffer": {}, "module": {}}
         self.changes = 0
 
     def add(self, hooks: Hooks, entry: Any) -> RemovableHandle:
@@ -51,6 +52,14 @@ class GlobalHooks:
 
     def _changed(self) -> None:
         self.changes += 1
+
+    def registered(self, kind: str, module: Any, name: str, value: Any) -> Any:
+        """What is to be registered under ``name``: ``value``, or what the hooks gave instead."""
+        for hook in tuple(self.registration[kind].values()):
+            replaced = hook(module, name, value)
+            if replaced is not None:
+                value = replaced
+        return value
 
     def __bool__(self) -> bool:
         return bool(self.forward_pre or self.forward or self.backward_pre or self.backward)

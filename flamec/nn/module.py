@@ -130,7 +130,7 @@ class Module(ModuleWithState):
             self.register_parameter(name, None)
         elif name in self.__dict__.get("_modules", ()):
             self._require_none(name, value, "child module", "flamec.nn.Module")
-            self._modules[name] = None
+            self._modules[name] = GLOBAL.registered("module", self, name, None)
         else:
             object.__setattr__(self, name, value)
 
@@ -195,6 +195,8 @@ class Module(ModuleWithState):
                 f"cannot assign '{type(param).__name__}' object to parameter '{name}' "
                 "(flamec.nn.Parameter or None required)"
             )
+        if param is not None:
+            param = GLOBAL.registered("parameter", self, name, param)
         self._parameters[name] = param
         self._name_tensor(name, param)
 
@@ -206,6 +208,7 @@ class Module(ModuleWithState):
                 f"cannot assign '{type(tensor).__name__}' object to buffer '{name}' (flamec.Tensor "
                 "or None required)"
             )
+        tensor = GLOBAL.registered("buffer", self, name, tensor)
         self._buffers[name] = tensor
         if persistent:
             self._non_persistent_buffers_set.discard(name)
@@ -218,6 +221,7 @@ class Module(ModuleWithState):
         if module is not None and not isinstance(module, Module):
             raise TypeError(f"{type(module).__name__} is not a Module subclass")
         self._check_name("module", name, self._modules)
+        module = GLOBAL.registered("module", self, name, module)
         self._modules[name] = module
         if module is not None:
             self._tell_path(name, module)

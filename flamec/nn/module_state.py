@@ -186,7 +186,8 @@ def load_state(
     """Copy ``state`` into the module's tensors, or put its tensors in their place.
 
     Raises RuntimeError that lists all missing and unexpected keys (if ``strict``) and all
-    differences of shape. Nothing is loaded then, unless a hook may still change what is missing.
+    differences of shape. Nothing is loaded then, unless there are hooks that are called after
+    loading: they see what fits loaded, may change what is missing, and the error comes after them.
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"Expected state_dict to be dict-like, got {type(state).__name__}.")
@@ -221,28 +222,32 @@ def load_state(
         key for key in state if key not in known and _owner_prefix(key, owners) not in apart
     ]
     problems = told[2]
-    for path, _, _, tensor in entries:
+    fitting = []
+    for entry in entries:
+        path, _, _, tensor = entry
         if path in state:
-            problems += _mismatch(path, tensor, state[path])
+            differences = _mismatch(path, tensor, state[path])
+            problems += differences
+            if not differences:
+                fitting.append(entry)
     result = IncompatibleKeys(missing, unexpected)
     late = any(owner._load_state_dict_post_hooks for owner in owners.values())
-    if not late or problems:
+    if not late:
         _require_match(module, result, problems, strict)
     with no_grad():
-        for path, tensor_owner, name, tensor in entries:
-            if path in state:
-                _load_entry(tensor_owner, name, tensor, state[path], assign)
+        for path, tensor_owner, name, tensor in fitting:
+            _load_entry(tensor_owner, name, tensor, state[path], assign)
     for path, owner in extra.items():
         if path in state:
             owner.set_extra_state(state[path])
     for owner in reversed(owners.values()):
         for hook in owner._load_state_dict_post_hooks.values():
             if hook(owner, result) is not None:
-                raise RuntimeError(
+                raise AssertionError(
                     "hooks of load_state_dict are to change incompatible_keys in place, and "
                     "return nothing"
                 )
-    _require_match(module, result, [], strict)
+    _require_match(module, result, problems, strict)
     return result
 
 
