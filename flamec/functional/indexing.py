@@ -20,7 +20,7 @@ from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.eager_view import eager_view, indexed_axis, is_whole_mask, plain_indices
 from flamec.functional.promotion import is_number, scalar_of
-from flamec.functional.selection import Selection, select
+from flamec.functional.selection import Selection, require_indices_here, select
 from flamec.functional.shape import owned, regroup
 from flamec.functional.true_places import (
     finds_places,
@@ -126,6 +126,7 @@ def getitem(self: Tensor, index: Any) -> Tensor:
     axis = indexed_axis(self, index)
     if axis is not None:
         return _along(self, axis, index[axis])
+    require_indices_here(self, index)
     selection = select(self, index)
     if selection.is_basic:
         if selection.view is self:

@@ -94,6 +94,23 @@ def _holds_values(items: Sequence[Any]) -> bool:
     return any(_holds_values(i) if isinstance(i, (list, tuple)) else True for i in items)
 
 
+def require_indices_here(x: Tensor, index: Any) -> None:
+    """OperationError for an index tensor on a GPU where ``x`` is read that is not there.
+
+    As in PyTorch, those on the CPU go where x is, a place without dimensions is a number, and an
+    assignment takes them from anywhere.
+    """
+    here = x._type.device
+    for item in _items(index):
+        if isinstance(item, Tensor) and item._type.shape:
+            there = item._type.device
+            if there != here and there != CPU:
+                raise OperationError(
+                    "indices must be on the CPU or on the device of the indexed tensor, which is "
+                    f"{here}; this one is on {there} (at {user_location()})"
+                )
+
+
 def select(x: Tensor, index: Any) -> Selection:
     """Apply the basic part of ``index`` to ``x``; IndexError as PyTorch for what does not fit."""
     items = [
@@ -211,12 +228,6 @@ class _Reader:
         self.indices.append(None)
 
     def _index(self, item: Tensor) -> None:
-        there, here = item._type.device, self.x._type.device
-        if there != here and there != CPU and item._type.shape:
-            raise OperationError(
-                "indices must be on the CPU or on the device of the indexed tensor, which is "
-                f"{here}; this one is on {there} (at {user_location()})"
-            )
         covered = _dimensions_consumed(item)
         if item._type.dtype is bool_:
             have = self.x._type.shape[self.axis : self.axis + covered]
