@@ -23,12 +23,14 @@ from flamec.codegen.options import CodegenOptions
 from flamec.config import CompileOptions
 from flamec.cpu_backend import PLAN_KIND, generator_digest
 from flamec.device_array import DeviceArray
-from flamec.errors import CompileError
+from flamec.errors import CompileError, OperationError
 from flamec.gpu import Gpu, gpu
 from flamec.host_evaluation import evaluate_host_call
+from flamec.ir.actions import dim_of
 from flamec.ir.graph import Graph
 from flamec.ir.passes.plan_memory import plan_memory
 from flamec.ir.plan import ExecutionPlan
+from flamec.ir.shape import evaluate_dim
 from flamec.ir.types import DType, TensorType, dtype_of_numpy
 from flamec.places import with_places, without_places
 from flamec.prepared import (
@@ -298,10 +300,26 @@ class CudaRunner:
         self.memory = CudaMemory(gpu)
         self.program = program
         self._order = [symbols.index(s) for s in program.plan.symbols]
+        lines = program.plan.notes.get("longest_lines", ())
+        self._lines = [(step, dim_of(size), limit) for step, size, limit in lines]
 
     def bind(self, sizes: tuple[int, ...]) -> CudaInvocation:
+        """OperationError for lines that are too long to sort."""
         ordered = tuple(sizes[i] for i in self._order)
+        if self._lines:
+            self._refuse_long_lines(dict(zip(self.program.plan.symbols, ordered, strict=True)))
         return CudaInvocation(self.gpu, self.program.bind(ordered, sizes))
+
+    def _refuse_long_lines(self, bindings: Mapping[str, int]) -> None:
+        for name, dim, limit in self._lines:
+            size = evaluate_dim(dim, bindings)
+            if size >= limit:
+                steps = self.program.plan.steps
+                places = [place for s in steps if s.name == name for place in s.locations]
+                raise OperationError(
+                    f"sort: a line of {size} elements is too long for a GPU, which sorts those of "
+                    f"fewer than {limit}" + (f" (at {places[0]})" if places else "")
+                )
 
 
 class CudaInvocation:

@@ -33,6 +33,7 @@ from flamec.codegen.triton.filled_in_parts import filled_in_parts
 from flamec.codegen.triton.gpu_form import ChooseTile, GpuKernel, gpu_forms
 from flamec.codegen.triton.launches import LaunchCollector
 from flamec.codegen.triton.product_schedule import target_facts
+from flamec.codegen.triton.sort_launches import longest_lines
 from flamec.codegen.triton.source import ALIGNMENT
 from flamec.codegen.triton.split_rows import ENOUGH_ROWS
 from flamec.codegen.triton.written_kernels import WrittenKernels
@@ -192,6 +193,7 @@ def _emitted(
             "kernel_steps": collector.steps,
             "tf32_steps": emission.rounded,
             "filled_in_parts": filled_in_parts(lowered, table),
+            "longest_lines": longest_lines(lowered.all_kernels()),
             **memory_notes(lowered.fit),
         },
         loops=tuple(emission.loops),

@@ -7,10 +7,12 @@ the line below, so that no two are equal and every way to order them is stable.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from flamec.codegen.errors import LoweringError
+from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.lanes import MEMORY_DTYPES
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.gpu_form import GpuKernel
@@ -19,7 +21,7 @@ from flamec.codegen.triton.source import emit
 from flamec.codegen.triton.text import POINTERS, TYPES, dim, factor, size_name
 from flamec.ir.kernel import Sort
 from flamec.ir.plan import Argument, Buffer
-from flamec.ir.shape import Dim, SymbolicDim, product, structurally_equal
+from flamec.ir.shape import Dim, SymbolicDim, format_dim, product, structurally_equal
 
 LARGEST_SIZE = 1 << 31  # of a line: places are numbers of 31 bits
 NO_BUFFER = -1
@@ -43,6 +45,16 @@ _NO_NUMBER = {"f32": "0x7FFFFFFF", "f16": "0x7FFF", "bf16": "0x7FFF"}
 _WORDS = ("flamec_lower_word", "flamec_upper_word")
 _SHORT = ("bool", "u8", "i8", "i16")
 UNSIGNED = ("bool", "u8")
+
+
+def longest_lines(kernels: Iterable[LoweredKernel]) -> list[list[Any]]:
+    """Steps that sort symbolic lines: the name, the size, and from where on it is too large."""
+    sorts = [k.kernel for k in kernels if k.kernel.sort is not None]
+    return [
+        [kernel.name, format_dim(kernel.sort.size), LARGEST_SIZE]
+        for kernel in sorts
+        if kernel.sort is not None and isinstance(kernel.sort.size, SymbolicDim)
+    ]
 
 
 @dataclass(frozen=True)

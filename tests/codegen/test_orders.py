@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
 from flamec.codegen.options import CodegenOptions
 from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.codegen.triton.tiling import SCANNED_STRIP, STRIP, Tile, propose
+from flamec.cuda_backend import CudaRunner
+from flamec.errors import OperationError
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.kernel import RowProgram
 from flamec.ir.plan import ExecutionPlan
@@ -149,3 +154,18 @@ def test_a_block_gives_up_as_one() -> None:
     loads = [line for line in kernel.text.splitlines() if "volatile" in line]
     assert len(loads) == 1 and "given_up = tl.load(" in loads[0]
     assert "if tl.max((given_up != 0)" in kernel.text
+
+
+def test_symbolic_lines_that_are_too_long_are_refused_when_sizes_are_known() -> None:
+    plan = ExecutionPlan.from_json(sorted_line(N * 2, uint8).to_json())
+    bound: list[tuple[int, ...]] = []
+    program = SimpleNamespace(
+        plan=plan,
+        bind=lambda *sizes: bound.append(sizes) or SimpleNamespace(plan=plan, addresses=[]),
+    )
+    runner = CudaRunner(cast("Any", SimpleNamespace()), cast("Any", program), ("N",))
+    runner.bind(((1 << 30) - 1,))
+    assert bound == [(((1 << 30) - 1,), ((1 << 30) - 1,))]
+    with pytest.raises(OperationError, match="sort: a line of 2147483648 elements is too long"):
+        runner.bind((1 << 30,))
+    assert len(bound) == 1
