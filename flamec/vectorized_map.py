@@ -179,6 +179,8 @@ def _run(
             )
     finally:
         thread.trace = trace.outer
+    batched = [(e, t) for e, t, d in zip(examples, leaves, dims, strict=True) if d is not None]
+    _require_separate(trace, batched, values)
     batch = BatchBuilder(tensor_builder, size)
     known = _inputs(trace, leaves, dims)
     stored = [root.value for root in trace.roots.values() if root.written]
@@ -217,6 +219,45 @@ def _inputs(
                 f"vmap: a {source.kind} cannot be used in the function (at {user_location()})"
             )
     return known
+
+
+def _require_separate(
+    trace: Trace, batched: Sequence[tuple[Tensor, Tensor]], results: Sequence[Value]
+) -> None:
+    """RuntimeError if the function writes memory that another tensor which it uses lies in: the
+    two are different values to the trace. ``batched``: examples, and what they are of."""
+    writers = {r.input_position: r.writer for r in trace.roots.values() if r.written}
+    inputs: list[Tensor | None] = []
+    examples = iter(batched)
+    for position, source in enumerate(trace.sources):
+        tensor = source.tensor
+        if source.kind == "argument":
+            example, tensor = next(examples)
+            root = trace.roots[example._storage]
+            if root.written:
+                writers[position] = root.writer
+        inputs.append(tensor)
+    if not writers.keys() - {None}:
+        return
+    read = {*results, *(v for node in trace.builder.nodes for v in node.inputs)}
+    used = [i for i, value in enumerate(trace.builder.graph_inputs) if value in read]
+    for position, writer in writers.items():
+        target = None if position is None else inputs[position]
+        for other in (inputs[i] for i in used if i != position):
+            if target is not None and other is not None and _share_memory(target, other):
+                raise RuntimeError(
+                    f"vmap: the function writes to a tensor {target._type}, and another that it "
+                    f"uses, {other._type}, shares its memory; clone() one (at {writer})"
+                )
+
+
+def _share_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors may have an element in common; of tracers views of one tensor do."""
+    from flamec.common_memory import share_memory  # only where something is written
+
+    if one._array is None or other._array is None:
+        return one._storage is other._storage
+    return share_memory(one._array, other._array)
 
 
 def _emit(

@@ -280,3 +280,47 @@ def test_an_array_that_python_reads(make: Callable[..., Any]) -> None:
     for _ in range(3):
         assert flamec.equal(compiled(x), eager(y))
         assert np.array_equal(one, two)
+
+
+def _mapped_twice(x):
+    return flamec.vmap(lambda a, b: a.add_(1) * 0 + b)(x, x)
+
+
+def _mapped_and_whole(x):
+    return flamec.vmap(lambda a, b: a.add_(1) * 0 + b.sum(), in_dims=(0, None))(x, x)
+
+
+def _mapped_and_captured(x):
+    return flamec.vmap(lambda a: a.add_(1) * 0 + x.sum())(x)
+
+
+def _mapped_other(x, y):
+    return flamec.vmap(lambda a, b: a.add_(1) * 0 + b)(x, y)
+
+
+MAPPED = [_mapped_twice, _mapped_and_whole, _mapped_and_captured, _mapped_other]
+
+
+@pytest.mark.parametrize("function", MAPPED)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_vmap_refuses_writes_to_memory_that_it_reads_otherwise(
+    function: Callable[..., Any], compiled: bool
+) -> None:
+    x = flamec.arange(4.0)
+    if compiled:
+        function = flamec.compile(function, backend="evaluate")
+    with pytest.raises(RuntimeError, match=r"vmap: the function writes to .* shares its memory"):
+        function(x, *[flamec.from_numpy(x.numpy())] * (function.__name__ == "_mapped_other"))
+    assert flamec.equal(x, flamec.arange(4.0))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_vmap_writes_where_nothing_else_is_read(compiled: bool) -> None:
+    def function(x, y):
+        flamec.vmap(lambda a, b, c: a.add_(b))(x, y, x)  # x is not read a second time
+        return flamec.vmap(lambda a, b: a.mul_(2) + b)(x[:2], y[2:])
+
+    called = flamec.compile(function, backend="evaluate") if compiled else function
+    x = flamec.arange(4.0)
+    assert flamec.equal(called(x, flamec.ones(4)), flamec.tensor([3.0, 5.0]))
+    assert flamec.equal(x, flamec.tensor([2.0, 4.0, 3.0, 4.0]))
