@@ -281,6 +281,7 @@ def _capture(
     sizes = host.lifted.sizes, dynamic.pairs
     host.sizes.exact, host.sizes.vary = dynamic.exact, dynamic.number_sizes
     host.tensors = StateTensors(trace, leaves, argument_types, *sizes)
+    trace.oracle.one_program = dynamic.one_program
     thread.trace = trace
     try:
         with using_oracle(trace.oracle):

@@ -91,6 +91,8 @@ def symbol_values(types: Mapping[int, TensorType], leaves: Sequence[Any]) -> dic
 class SizeOracle:
     """Answers questions about symbolic sizes from example sizes, and records the answers."""
 
+    one_program = False  # see ``Dynamic``
+
     def __init__(self, apply: Callable[..., Any], expression: Callable[[SymbolicDim], Any]) -> None:
         self._apply = apply
         self.expression = expression  # what Python computes a size by; None if it cannot

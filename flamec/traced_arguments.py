@@ -30,6 +30,7 @@ class Dynamic:
     ``pairs``: the other symbols by what the sizes were at first and are now. ``found``: what sizes
     are that values decide (``segments.Execution``). ``exact``: sizes that numbers decide on have
     the call's for examples. ``number_sizes``: whether numbers may be sizes that vary.
+    ``one_program``: whether there will be no other program for sizes that this one does not serve.
     """
 
     sizes: Mapping[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Dynamic:
     found: str = "constant"
     exact: bool = False
     number_sizes: bool = True
+    one_program: bool = False
 
     def size(self, symbol: str) -> Dim:
         """The size that a symbol stands for."""

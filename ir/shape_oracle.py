@@ -21,7 +21,12 @@ class Undecidable(TypeError):
 
 
 class ShapeOracle(Protocol):
-    """Answers questions about symbols while tracing, and records them as guards."""
+    """Answers questions about symbols while tracing, and records them as guards.
+
+    ``one_program``: whether there will be no other program for what the answers do not hold for.
+    """
+
+    one_program: bool
 
     def decide(self, left: Dim, relation: str, right: Dim) -> bool: ...
     def specialize(self, dim: SymbolicDim) -> int: ...

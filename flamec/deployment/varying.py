@@ -76,7 +76,7 @@ class Varying:
     @property
     def dynamic(self) -> Dynamic:
         bounds = {symbol: self.declared[name].bounds for name, symbol in self.symbols.items()}
-        return Dynamic(self.sizes, frozenset(self.numbers), bounds)
+        return Dynamic(self.sizes, frozenset(self.numbers), bounds, one_program=True)
 
     @property
     def names(self) -> list[str]:

@@ -20,6 +20,7 @@ from flamec.functional.dimensions import dimension
 from flamec.functional.distance import norm_over
 from flamec.functional.elementwise import require_tensors
 from flamec.functional.primitives import (
+    counts_as_large,
     is_found_empty,
     narrowed,
     ops,
@@ -329,7 +330,7 @@ def trace(input: Tensor) -> Tensor:
     return ops.sum(diagonal, axes=(0,))
 
 
-_MANY_ROWS = 25  # from here on PyTorch takes the matrix product for Euclidean distances
+_MANY_ROWS = 26  # from here on PyTorch takes the matrix product for Euclidean distances
 
 
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
@@ -356,7 +357,7 @@ def cdist(
     rows, columns, width = x._type.shape[-2], y._type.shape[-2], x._type.shape[-1]
     if p == 2 and compute_mode != "donot_use_mm_for_euclid_dist":
         always = compute_mode == "use_mm_for_euclid_dist"
-        if always or any(isinstance(n, SymbolicDim) or n > _MANY_ROWS for n in (rows, columns)):
+        if always or any(counts_as_large(n, _MANY_ROWS) for n in (rows, columns)):
             return narrowed(_euclidean_by_product(x, y), dtype)
     x = ops.reshape(x, shape=(*x._type.shape[:-1], 1, width))
     y = ops.reshape(y, shape=(*y._type.shape[:-2], 1, columns, width))

@@ -15,7 +15,8 @@ from flamec.dispatch import TensorBuilder, apply
 from flamec.errors import OperationError, user_location
 from flamec.functional.promotion import constant
 from flamec.ir.op import Op
-from flamec.ir.shape import Dim, SymbolicDim, product
+from flamec.ir.shape import Dim, SymbolicDim, less, product
+from flamec.ir.shape_oracle import oracle_in_force
 from flamec.ir.types import DType, bool_
 from flamec.tensor import Tensor
 
@@ -138,6 +139,18 @@ def is_empty_size(size: Dim) -> bool:
 def is_found_empty(size: Dim) -> bool:
     """The same where it decides between a result and an error: a symbolic size is asked about."""
     return size == 0
+
+
+def counts_as_large(size: Dim, least: int) -> bool:
+    """Whether a size is at least ``least``, where that decides how something is computed.
+
+    A symbolic size is asked about, so that small ones have a program of their own, unless there
+    will be no other program: then it counts as large.
+    """
+    oracle = oracle_in_force.get()
+    if isinstance(size, SymbolicDim) and (oracle is None or oracle.one_program):
+        return True
+    return not less(size, least)
 
 
 def require_floating(name: str, *tensors: Tensor) -> None:

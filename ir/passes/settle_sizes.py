@@ -48,6 +48,8 @@ def settle_sizes(graph: Graph, equal: Iterable[tuple[Dim, Dim]]) -> Graph:
 class SettledSizes:
     """An oracle that answers from sizes that are known to be equal, and from nothing else."""
 
+    one_program = True
+
     def __init__(self, equal: Iterable[tuple[Dim, Dim]]) -> None:
         self._known = _known(equal)
 

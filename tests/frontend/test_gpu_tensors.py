@@ -264,6 +264,19 @@ def test_a_tensor_on_the_cpu_is_not_read_at_indices_on_a_gpu(gpu: Device) -> Non
     assert there[at.cpu()].tolist() == [2, 0] and there[mask.cpu()].tolist() == [0, 2]
 
 
+def test_few_points_near_each_other_keep_their_distances(gpu: Device) -> None:
+    """The product of many rows would lose them; whether there are many is asked of sizes."""
+    points = np.random.default_rng(0).standard_normal((8, 1)).astype(np.float32) * 1e-3 + 1
+    apart = np.abs(points.astype(np.float64) - points[:, 0])
+    x = flamec.tensor(points, device=gpu)
+    compiled = flamec.compile(lambda x: flamec.cdist(x, x), dynamic=True)
+    for found in (flamec.cdist(x, x), compiled(x.cpu()), compiled(x.cpu())):
+        np.testing.assert_allclose(found.cpu().numpy(), apart, rtol=1e-3, atol=1e-7)
+    compiled(flamec.ones(40, 1))
+    compiled(flamec.ones(30, 1))
+    assert compiled.stats.traces == 2
+
+
 def test_printing_copies_and_pickles(gpu: Device) -> None:
     x = flamec.tensor([1.0, 2.5], device=gpu)
     assert repr(x) == "tensor([1.0000, 2.5000], device='cuda:0')"
