@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -175,6 +176,18 @@ def cofactors(sample: Sample, a: np.ndarray) -> np.ndarray:
     return np.array([[(-1) ** (i + j) * minor(a, i, j) for j in size] for i in size])
 
 
+def change_of_cofactors(sample: Sample, a: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Minors of minors: of the rows and columns but i, k and j, l."""
+    size = range(len(a))
+    result = np.zeros_like(a)
+    for i, j, k, l in itertools.product(size, size, size, size):
+        if i != k and j != l:
+            rest = np.delete(np.delete(a, (i, k), 0), (j, l), 1)
+            sign = (-1) ** (i + j + k + l) * (1 if (i < k) == (j < l) else -1)
+            result[i, j] += sign * g[k, l] * determinant(None, rest)
+    return result
+
+
 def slogdet(sample: Sample, a: np.ndarray) -> tuple[float, float]:
     value = determinant(None, a)
     return np.sign(value), np.log(abs(value))
@@ -334,6 +347,21 @@ MATRIX_ROWS = [
         orders=1,
         symbolic=batched((3, 3)),
         errors=(bad(ValueError, "square", X),),
+    ),
+    Row(
+        "change_of_cofactors",
+        DTYPES,
+        matrices(((3, 3), (3, 3))),
+        each(change_of_cofactors),
+        ulps=512,
+        scale=64.0,
+        gradient=(0, 1),
+        orders=1,
+        symbolic=batched((3, 3), (3, 3)),
+        errors=(
+            bad(ValueError, "square", X, X),
+            bad(ValueError, "do not match", SQUARE, tensor(2, 2, dtype=float32)),
+        ),
     ),
     Row(
         "slogdet",

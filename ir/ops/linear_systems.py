@@ -142,6 +142,19 @@ det = register(
 )
 
 
+def _products_of_others(values: np.ndarray) -> np.ndarray:
+    """For each element of the last axis the product of the others."""
+    same = np.eye(values.shape[-1], dtype=bool)
+    return np.asarray(np.where(same, 1, values[..., None, :]).prod(axis=-1))
+
+
+def _decomposed(a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """U, the singular values, V^T and, as matrices of one element, det(U) det(V^T)."""
+    u, s, vh = np.linalg.svd(a)
+    sign = np.rint(np.linalg.det(u) * np.linalg.det(vh))
+    return u, s, vh, sign[..., None, None]
+
+
 def _evaluate_cofactors(attributes: Attributes, a: np.ndarray) -> np.ndarray:
     """det(A) A^-T from the singular values, which exists for singular matrices, too:
     det(U) det(V^T) U diag(products of the other singular values) V^T."""
@@ -149,22 +162,12 @@ def _evaluate_cofactors(attributes: Attributes, a: np.ndarray) -> np.ndarray:
         return a.copy()
     if not np.isfinite(a).all():
         return np.full_like(a, np.nan)
-    u, s, vh = np.linalg.svd(a)
-    size = s.shape[-1]
-    others = np.where(np.eye(size, dtype=bool), 1, s[..., None, :]).prod(axis=-1)
-    sign = np.linalg.det(u) * np.linalg.det(vh)
-    return np.asarray((u * (np.rint(sign)[..., None] * others)[..., None, :]) @ vh, a.dtype)
+    u, s, vh, sign = _decomposed(a)
+    return np.asarray((u * (sign * _products_of_others(s)[..., None, :])) @ vh, a.dtype)
 
 
 def _cofactors_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any]:
-    """<g, C> A^-T - A^-T g^T C, for regular matrices."""
-    a, cofactor = ctx.inputs[0], ctx.outputs[0]
-    inverse_transposed = inverse(b, transpose(b, a), "linalg.det")
-    rank = len(b.type_of(a).shape)
-    inner = b.sum(b.mul(g, cofactor), axes=(rank - 2, rank - 1))
-    inner = b.reshape(inner, shape=(*b.type_of(inner).shape, 1, 1))
-    turned = matrix_product(b, matrix_product(b, inverse_transposed, transpose(b, g)), cofactor)
-    return (b.sub(b.mul(inverse_transposed, inner), turned),)
+    return (b.change_of_cofactors(ctx.inputs[0], g),)
 
 
 cofactors = register(
@@ -175,9 +178,75 @@ cofactors = register(
         evaluate=_evaluate_cofactors,
         derivative=_cofactors_gradient,
         saves_inputs=(0,),
-        saves_outputs=(0,),
         expensive=True,
         doc="The matrix of cofactors, which is the derivative of the determinant.",
+    )
+)
+
+
+def _infer_change(types: Types, attributes: Attributes) -> TensorType:
+    check_square("change_of_cofactors", types[1:])
+    return check_system("change_of_cofactors", types)
+
+
+def _evaluate_change(attributes: Attributes, a: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """The second derivative of det at A in direction G, also where A is singular.
+
+    With H = U^T G V and P_ij the product of the singular values but the i-th and the j-th it is
+    det(U) det(V^T) U M V^T, where M_ij = -P_ij H_ji and M_ii = sum of P_ij H_jj over the other j.
+    """
+    if not a.size:
+        return a.copy()
+    if not (np.isfinite(a).all() and np.isfinite(g).all()):
+        return np.full_like(a, np.nan)
+    u, s, vh, sign = _decomposed(a)
+    v = np.swapaxes(vh, -1, -2)
+    size = s.shape[-1]
+    same = np.eye(size, dtype=bool)
+    rows = [_products_of_others(np.where(same[i], 1, s)) for i in range(size)]
+    products = np.where(same, 0, np.stack(rows, axis=-2))
+    turned = np.swapaxes(u, -1, -2) @ g @ v
+    diagonal = products @ np.diagonal(turned, axis1=-2, axis2=-1)[..., None]
+    changes = np.where(same, diagonal, -products * np.swapaxes(turned, -1, -2))
+    return np.asarray(sign * (u @ changes @ vh), a.dtype)
+
+
+def _change_gradient(b: Builder, ctx: DerivativeContext, h: Any) -> tuple[Any, Any]:
+    """By G the same form, which is symmetric; by A, which must be regular for it, with X = A^-1 G
+    and Y = A^-1 H, det(A) ((tr X tr Y - tr XY) I - tr Y X - tr X Y + XY + YX)^T A^-T."""
+    a, g = ctx.inputs
+    by_direction = b.change_of_cofactors(a, h) if ctx.needs[1] else None
+    if not ctx.needs[0]:
+        return None, by_direction
+    inverted = inverse(b, a, "linalg.det")
+    x, y = matrix_product(b, inverted, g), matrix_product(b, inverted, h)
+    xy, yx = matrix_product(b, x, y), matrix_product(b, y, x)
+    one = identity_like(b, a)
+    rank = len(b.type_of(a).shape)
+
+    def trace(m: Any) -> Any:
+        total = b.sum(b.mul(m, one), axes=(rank - 2, rank - 1))
+        return b.reshape(total, shape=(*b.type_of(total).shape, 1, 1))
+
+    tx, ty = trace(x), trace(y)
+    form = b.mul(one, b.sub(b.mul(tx, ty), trace(xy)))
+    form = b.sub(form, b.add(b.mul(ty, x), b.mul(tx, y)))
+    form = matrix_product(b, b.add(form, b.add(xy, yx)), inverted)
+    size = b.det(a)
+    size = b.reshape(size, shape=(*b.type_of(size).shape, 1, 1))
+    return b.mul(size, transpose(b, form)), by_direction
+
+
+change_of_cofactors = register(
+    Op(
+        name="change_of_cofactors",
+        kind=OpKind.HOST,
+        infer=_infer_change,
+        evaluate=_evaluate_change,
+        derivative=_change_gradient,
+        saves_inputs=(0, 1),
+        expensive=True,
+        doc="How the cofactors of A change in a direction: the determinant's second derivative.",
     )
 )
 

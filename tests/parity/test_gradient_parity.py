@@ -345,3 +345,31 @@ def test_in_place(statement: str) -> None:
         assert mine == theirs
     else:
         np.testing.assert_allclose(mine, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_second_derivative_of_singular_determinants(compiled: bool) -> None:
+    """PyTorch's is right for matrices of rank n - 1; of lower ranks it is NaN, and known here."""
+    rows = np.arange(9.0).reshape(3, 3)  # of rank 2
+    matrices = [rows, np.diag([1.0, 0.0, 2.0]), rows[:2, :2] * 0 + 1, np.array([[2.0, 1], [1, 3]])]
+
+    def second(package: Any, matrix: Any) -> Any:
+        x = package.tensor(matrix, dtype=package.float64, requires_grad=True)
+        (first,) = package.autograd.grad(package.linalg.det(x), x, create_graph=True)
+        weights = package.arange(first.numel(), dtype=package.float64).reshape(first.shape) + 1
+        return package.autograd.grad((first * weights).sum(), x)[0]
+
+    def ours(matrix: Any) -> Any:
+        def program() -> Any:
+            return second(flamec, matrix)
+
+        return (flamec.compile(program) if compiled else program)()
+
+    for matrix in matrices:
+        assert_same(ours(matrix), second(torch, matrix), "det", 1e3)
+    np.testing.assert_allclose(ours(np.zeros((2, 2))).numpy(), [[4, -3], [-2, 1]], atol=1e-12)
+    np.testing.assert_allclose(ours(np.ones((3, 3))).numpy(), np.zeros((3, 3)), atol=1e-12)
+    corner = np.zeros((3, 3))
+    corner[0, 0] = 2.0  # det = 2 (x11 x22 - x12 x21) to second order
+    expected = [[0, 0, 0], [0, 18, -16], [0, -12, 10]]
+    np.testing.assert_allclose(ours(corner).numpy(), expected, atol=1e-12)
