@@ -113,6 +113,7 @@ class Trace:
         self.stand_ins: list[weakref.ref[Tensor]] = []
         self._standing_in = 0
         self._writes: list[tuple[Tensor, Value]] | None = None
+        self._lent: list[tuple[Storage, weakref.ref[np.ndarray]]] = []  # what numpy() gave
 
     # inputs -------------------------------------------------------------------
     def add_input(self, type: TensorType, source: InputSource) -> Value:
@@ -328,6 +329,11 @@ class Trace:
         """``target``'s memory holds ``value`` from now on, the new value of its storage."""
         if target._storage in self.apart or target._storage in self.apart.values():
             raise AliasDiscovered(target._storage)
+        if any(of is target._storage and array() is not None for of, array in self._lent):
+            raise errors.Uncompiled(
+                "it writes to a tensor whose memory an array of numpy() shares, which it still has "
+                f"(at {user_location()}; take a copy, numpy().copy())"
+            )
         root = self.root_of(target)
         if root.input_position is not None and self.memory is not None:
             self.memory.write(root.input_position)
@@ -410,6 +416,14 @@ class Trace:
             raise errors.unknown_value(what, self.is_batch, self.body_of)
         return execution.read(value, what, user_location(), recurs)
 
+    def lend(self, tensor: Tensor, values: np.ndarray) -> np.ndarray:
+        """The array that ``numpy()`` gives, a copy that must not live on when the tensor's memory
+        is written."""
+        array = np.array(values, copy=True)
+        array.flags.writeable = False
+        self._lent.append((tensor._storage, weakref.ref(array)))
+        return array
+
     def can_read(self) -> bool:
         """Whether values can be had here: the function may be split."""
         return self.execution is not None and not self._standing_in
@@ -451,6 +465,7 @@ class Trace:
         self.base_storages.clear()
         self.apart.clear()
         self.memory = None
+        self._lent.clear()
         self.execution = None
 
     def build(self, outputs: Sequence[Value], name: str) -> Graph:

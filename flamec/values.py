@@ -59,7 +59,10 @@ def numpy(self: Tensor, *, force: bool = False) -> np.ndarray:
             "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead "
             f"(at {user_location()})."
         )
-    return concrete_array(self, "numpy()").view()  # its shape is the caller's to set
+    array = concrete_array(self, "numpy()")
+    if thread.trace is not None:
+        array = thread.trace.lend(self, array)
+    return array.view()  # its shape is the caller's to set
 
 
 def _array(self: Tensor, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

@@ -324,3 +324,54 @@ def test_vmap_writes_where_nothing_else_is_read(compiled: bool) -> None:
     x = flamec.arange(4.0)
     assert flamec.equal(called(x, flamec.ones(4)), flamec.tensor([3.0, 5.0]))
     assert flamec.equal(x, flamec.tensor([2.0, 4.0, 3.0, 4.0]))
+
+
+def _array_before(x):
+    array = x.numpy()
+    x.add_(1)
+    return x * float(array[0])
+
+
+def _part_before(x):
+    part = np.asarray(x)[1:]
+    x[1] = 5
+    return x + float(part.sum())
+
+
+def _tensor_of_the_array(x):
+    y = flamec.from_numpy(x.numpy())
+    x.add_(1)
+    return y * 1
+
+
+def _array_of_a_result(x):
+    y = x * 2
+    array = y.numpy()
+    y[1:].mul_(3)
+    return x + float(array.sum())
+
+
+@pytest.mark.filterwarnings("ignore:.*numpy.* shares.*runs uncompiled")
+@pytest.mark.parametrize(
+    "function", [_array_before, _part_before, _tensor_of_the_array, _array_of_a_result]
+)
+def test_an_array_of_numpy_that_is_read_after_a_write(function: Callable[..., Any]) -> None:
+    compiled = flamec.compile(function, backend="evaluate")
+    x, y = flamec.arange(4.0), flamec.arange(4.0)
+    for _ in range(3):
+        assert flamec.equal(compiled(x), function(y))
+        assert flamec.equal(x, y)
+
+
+def test_an_array_of_numpy_that_is_gone_before_a_write() -> None:
+    def function(x):
+        if x.numpy().sum() > 3:
+            x.sub_(x)
+        return x * float(x.numpy().copy()[0])
+
+    compiled = flamec.compile(function, backend="evaluate")
+    x, y = flamec.arange(4.0), flamec.arange(4.0)
+    for _ in range(3):
+        assert flamec.equal(compiled(x), function(y))
+        assert flamec.equal(x, y)
+    assert not any("it writes to" in effect for effect in compiled.effects)
