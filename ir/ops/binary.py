@@ -199,7 +199,7 @@ binary(
     "fmod",
     _checked("fmod", np.fmod),
     dx=lambda b, g, x, y: g,
-    dy=lambda b, g, x, y: b.neg(b.mul(g, b.trunc(b.div(x, y)))),
+    dy=lambda b, g, x, y: b.neg(b.mul(g, b.detach(b.trunc(b.div(x, y))))),
     saves={0: (), 1: (0, 1)},
     triton=lanes(floats="libdevice.fmod({0}, {1})", integers="({0} % {1})"),
     expensive=True,

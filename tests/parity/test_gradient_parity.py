@@ -272,6 +272,8 @@ torch.nn.functional.leaky_relu(x)
 torch.nn.functional.elu(x[x != 0])
 torch.nn.functional.selu(x[x != 0])
 torch.nn.functional.threshold(x, 1, 2)
+torch.fmod(x, y)
+torch.remainder(x, y)
 x.abs().pow((y == 7).double())
 x ** -1
 x ** -2
