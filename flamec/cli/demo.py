@@ -44,7 +44,8 @@ class Outcome:
 def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 40,
     device: Annotated[
-        str | None, typer.Option(help="cpu or cuda; the GPU if there is one.", metavar="DEVICE")
+        str | None,
+        typer.Option("--device", help="cpu or cuda; the GPU if there is one.", metavar="DEVICE"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Data for programs.")] = False,
 ) -> None:

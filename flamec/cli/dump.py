@@ -32,6 +32,7 @@ def dump(
     stage: Annotated[
         str,
         typer.Option(
+            "--stage",
             help=f"One of {', '.join(STAGES)}, all; for a GPU {', '.join(GPU_STAGES)}.",
             autocompletion=complete_stage,
             metavar="STAGE",
@@ -51,14 +52,16 @@ def dump(
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="OUT", help="Write all stages as one page that works offline."),
+        typer.Option(
+            "--html", metavar="OUT", help="Write all stages as one page that works offline."
+        ),
     ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="With --html: run the function and show its times.")
     ] = False,
     diff: Annotated[
         tuple[str, str] | None,
-        typer.Option(metavar="A B", help="The difference between two stages."),
+        typer.Option("--diff", metavar="A B", help="The difference between two stages."),
     ] = None,
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Make every size above 1 symbolic.")

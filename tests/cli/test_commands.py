@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+import typer
+from typer.models import OptionInfo
 from typer.testing import CliRunner
 
 import flamec
-from flamec.cli.main import app
+from flamec.cli.main import _COMMANDS, app
 from flamec.ir.op import REGISTRY
 from flamec.runtime.tuning_db import TuningKey, TuningRecord, dump_records
 
@@ -36,6 +40,22 @@ def _help(command: str) -> str:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str) -> None:
     assert f"Usage: flamec {command}" in _help(command)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_with_a_word_for_their_value_say_their_name(command: str) -> None:
+    """Typer 0.27 calls an option by that word where no name is given: ``--DEVICE``."""
+    file, attribute = _COMMANDS[command]
+    found = getattr(importlib.import_module(f"flamec.cli.{file}"), attribute)
+    callbacks = [found]
+    if isinstance(found, typer.Typer):
+        callbacks = [c.callback for c in found.registered_commands]
+    for callback in callbacks:
+        for name, hint in get_type_hints(callback, include_extras=True).items():
+            for option in getattr(hint, "__metadata__", ()):
+                if isinstance(option, OptionInfo) and option.metavar:
+                    first = option.default  # where Option has its names within Annotated
+                    assert str(first).startswith("--"), (command, name)
 
 
 def test_help_is_wrapped_by_paragraph() -> None:
