@@ -98,7 +98,7 @@ def test_bad_arguments() -> None:
 
 
 def test_cuda_where_there_is_none_warns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flamec.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("flamec.gpu.unavailable_reason", lambda: "hidden")
     with pytest.warns(UserWarning, match="CUDA is not available"), flamec.autocast("cuda"):
         assert not flamec.is_autocast_enabled("cuda")
 
