@@ -18,14 +18,27 @@ from typing import Any
 
 import numpy as np
 
+from flamec.dlpack import ForeignMemory
 from flamec.errors import Uncompiled, user_location
 from flamec.gpu import byte_range, may_overlap
 
 _MOST_WORK: Any = 10_000  # to find out whether strided arrays have an element in common
 
 
+def _owner(array: Any) -> Any:
+    """What alone owns the memory of an array: of two arrays with different owners, neither lies in
+    the other's memory. None where something else may own it, too: a view, memory of others."""
+    if array.__class__ is np.ndarray:
+        return array if array.flags.owndata else None
+    memory = getattr(array, "memory", None)
+    return None if memory.__class__ is ForeignMemory else memory
+
+
 def share_memory(one: Any, other: Any) -> bool:
     """Whether two arrays have an element in common; True if that takes long to find out."""
+    owner, other_owner = _owner(one), _owner(other)
+    if owner is not other_owner and owner is not None and other_owner is not None:
+        return False
     if isinstance(one, np.ndarray):
         if not (isinstance(other, np.ndarray) and np.may_share_memory(one, other)):
             return False
@@ -106,9 +119,16 @@ class Ranges:
         self._starts = [start for start, _, _, _ in found]
         self._reach = list(accumulate((end for _, end, _, _ in found), max))
         self._found = found
+        owners = [_owner(array) for array in arrays]
+        self._owners = frozenset(map(id, owners))
+        self._are_owned = all(owner is not None for owner in owners)
 
     def meet(self, array: Any, number: int = -1) -> bool:
         """Whether one of them, other than ``number``, shares memory with an array."""
+        if self._are_owned:  # as nearly always, and known at once
+            owner = _owner(array)
+            if owner is not None and id(owner) not in self._owners:
+                return False
         start, end = _bytes_of(array)
         i = bisect_left(self._starts, end) - 1
         while i >= 0 and self._reach[i] > start:
