@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from flamec.common_memory import share_memory
 from flamec.errors import CompileError
 from flamec.guarded_values import Guard
 from flamec.sources import InputSource
@@ -26,11 +27,11 @@ class StateArrays:
 
     def met(self, array: np.ndarray) -> None:
         """The content of an array is guarded."""
-        self._owners.add(id(_owner(array)))
+        self._owners.add(id(_with_memory(array)))
 
     def know(self, array: np.ndarray) -> bool:
         """Whether the content of an array, or of what it is a view of, is guarded."""
-        return id(_owner(array)) in self._owners
+        return id(_with_memory(array)) in self._owners
 
     def refuse_changes(
         self, name: str, guards: Iterable[Guard], sources: Sequence[InputSource]
@@ -42,7 +43,7 @@ class StateArrays:
         for guard in guards if inputs else ():
             if guard.kind != "content" or not isinstance(guard.owner, np.ndarray):
                 continue
-            shares = any(np.may_share_memory(guard.owner, array) for array in inputs)
+            shares = any(share_memory(guard.owner, array) for array in inputs)
             if shares and not guard.holds():
                 raise CompileError(
                     f"{name}: {guard.name} changes by NumPy's means, and tensors that the function "
@@ -51,7 +52,8 @@ class StateArrays:
                 )
 
 
-def _owner(array: np.ndarray) -> np.ndarray:
+def _with_memory(array: np.ndarray) -> np.ndarray:
+    """The array that has the memory which an array is a view of."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array

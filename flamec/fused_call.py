@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from flamec import cpu_eager, gpu_eager
+from flamec.common_memory import share_memory
 from flamec.device_array import DeviceArray
 from flamec.dispatch import tensor_builder
 from flamec.errors import CompileError, user_location
 from flamec.fused_program import ConcreteGraph, FusedProgram, NotFusable, trace_function
 from flamec.fusing import Composite, constant_key
-from flamec.gpu import gpu, may_overlap
+from flamec.gpu import gpu
 from flamec.ir.batching import Operand
 from flamec.ir.builder import Builder
 from flamec.ir.graph import Graph
@@ -208,7 +209,9 @@ class FusedCall:
             if target._requires_grad and thread.grad_enabled:  # which is an error
                 return False
             for i, other in enumerate(tensors):
-                if i != position and _may_share_memory(other, target):
+                if i != position and (
+                    other._storage is target._storage or share_memory(other._array, target._array)
+                ):
                     return False
         return True
 
@@ -319,17 +322,6 @@ class FusedCall:
 def _forget_history(saved: Any) -> None:
     """A saved tensor is no result of the call for autograd: it has no derivative."""
     set_tape_value(saved.value if isinstance(saved, Operand) else saved, None)
-
-
-def _may_share_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors on one device may have an element in common; a parameter has a storage of
-    its own over the memory of the tensor that it was made from."""
-    if one._storage is other._storage:
-        return True
-    a, b = one._array, other._array
-    if isinstance(a, np.ndarray):
-        return np.may_share_memory(a, b)
-    return a.memory is b.memory and may_overlap(a, b)
 
 
 def _can_be_written(array: Any) -> bool:

@@ -11,6 +11,10 @@ import pytest
 
 import flamec
 from flamec import nn
+from flamec.common_memory import share_memory
+from flamec.device_array import DeviceArray
+from flamec.dlpack import ForeignMemory
+from flamec.ir.types import Device
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lies in the same memory.*runs uncompiled")
 SHARING: dict[str, Callable[[], tuple[flamec.Tensor, flamec.Tensor]]] = {}
@@ -375,3 +379,19 @@ def test_an_array_of_numpy_that_is_gone_before_a_write() -> None:
         assert flamec.equal(compiled(x), function(y))
         assert flamec.equal(x, y)
     assert not any("it writes to" in effect for effect in compiled.effects)
+
+
+def test_memory_of_other_libraries_is_compared_by_address() -> None:
+    """Each import has an object of its own for it; of what is allocated here, one is enough."""
+
+    def array(address: int, memory: Any) -> DeviceArray:
+        return DeviceArray(Device("cuda", 0), (4,), flamec.float32, address, memory)
+
+    own, other = object(), object()
+    foreign, again = ForeignMemory(0, None), ForeignMemory(0, None)
+    assert share_memory(array(256, foreign), array(264, again))
+    assert share_memory(array(256, own), array(264, foreign))
+    assert share_memory(array(256, own), array(264, own))
+    assert not share_memory(array(256, foreign), array(272, again))
+    assert not share_memory(array(256, own), array(272, own))
+    assert not share_memory(array(256, own), array(256, other))
