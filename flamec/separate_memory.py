@@ -49,16 +49,17 @@ class SeparateMemory:
         return any(self._written)
 
     def _now(self) -> list[Any]:
-        return [*(array_of(source, (), {}) for source in self._sources), *self._read]
+        """The arrays; None for a gradient that is gone."""
+        return [*map(_captured_array, self._sources), *self._read]
 
     def refresh(self) -> None:
         """Look where the captured tensors are now."""
         now = self._now()
         if len(now) == len(self._arrays) and all(map(is_, now, self._arrays)):
             return
-        numbers = range(len(now))
+        numbers = [i for i, array in enumerate(now) if array is not None]
         written = [i for i in numbers if self._written[i]]
-        self.all = Ranges(now, numbers)
+        self.all = Ranges([now[i] for i in numbers], numbers)
         self.changing = Ranges([now[i] for i in written], written)
         self._apart = not any(self.all.meet(now[i], i) for i in written)
         self._arrays = now
@@ -74,6 +75,12 @@ class SeparateMemory:
     def unread(self, array: Any) -> bool:
         """Whether an array that is written is not in any of the memory."""
         return not self.all.meet(array)
+
+
+def _captured_array(source: InputSource) -> Any:
+    if source.owner is not None and source.owner._grad is None:
+        return None
+    return array_of(source, (), {})
 
 
 def _apart(arrays: Sequence[Any], written: Sequence[int]) -> bool:

@@ -395,3 +395,25 @@ def test_memory_of_other_libraries_is_compared_by_address() -> None:
     assert not share_memory(array(256, foreign), array(272, again))
     assert not share_memory(array(256, own), array(272, own))
     assert not share_memory(array(256, own), array(256, other))
+
+
+def test_a_written_gradient_that_is_gone_is_another_program():
+    def run(compile):
+        p = flamec.ones(3).requires_grad_()
+        optimizer = flamec.optim.SGD([p], lr=0.1)
+
+        @compile
+        def step(x, y):
+            optimizer.zero_grad(set_to_none=False)
+            ((x + y) * p).sum().backward()
+            optimizer.step()
+            return p.sum()
+
+        values = []
+        for rows in (1, 2, 1, 2, 1):
+            values.append(step(flamec.ones(rows, 3), flamec.ones(3)).item())
+            if rows == 1:
+                optimizer.zero_grad()
+        return values
+
+    assert run(flamec.compile) == run(lambda f: f)
