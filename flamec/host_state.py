@@ -54,7 +54,7 @@ from flamec.sources import InputSource
 from flamec.state import trace_paused
 from flamec.state_tensors import StateTensors
 from flamec.structures import flatten, unflatten
-from flamec.tensor import RuntimeNumber, Tensor
+from flamec.tensor import RuntimeNumber, Size, Tensor
 from flamec.varying_state import (
     Lifted,
     StateVaries,
@@ -250,9 +250,11 @@ class HostState:
         return True
 
     def holds(self, owner: Any, key: Any) -> bool:
-        """Whether a place has a tracer, or had one that the function replaced."""
+        """Whether a place has a tracer, or had one, or a value, that the function replaced."""
         swap = self.swaps.get((id(owner), key))
-        return swap is not None and not swap.guarded
+        if swap is None or not swap.guarded:
+            return swap is not None
+        return swap.place.present() is not swap.original
 
     def is_lifted(self, guard: Guard) -> bool:
         """Whether a place had a tracer from the first, so that its value is not guarded."""
@@ -262,7 +264,7 @@ class HostState:
 
     def _swap(self, place: Place, moment: int) -> None:
         value = place.get()
-        if type(value) in (tuple, list):
+        if type(value) in (tuple, list, Size):
             parts = [self._tracer(place.part(i), v, moment) for i, v in enumerate(value)]
             tracer: Any = type(value)(parts)
             self.ignored.append(tracer)
@@ -435,7 +437,7 @@ class HostState:
         """Whether a call can have a part of what is written; ``old``: ids of what was there."""
         if isinstance(value, Tensor):
             return value._trace is self.trace or id(value) in old
-        return isinstance(value, SymbolicDim) or is_constant(value)
+        return isinstance(value, (SymbolicDim, Size)) or is_constant(value)
 
     def finish(self, outputs: Any) -> None:
         """Let the steps know where a call finds what they write, and all places be as before.

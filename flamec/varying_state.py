@@ -18,7 +18,7 @@ from flamec.guarded_values import MISSING, Guard, class_attribute, is_constant
 from flamec.host_numbers import Inherited, Place
 from flamec.ir.shape import SymbolicDim
 from flamec.structures import Structure, flatten
-from flamec.tensor import RuntimeNumber, Tensor
+from flamec.tensor import RuntimeNumber, Size, Tensor
 
 MOST_PLACES = 1024  # of each kind, that a function remembers
 OFTEN = 2  # times that others put a tensor in a place before it is an input
@@ -58,7 +58,7 @@ def place_of(guard: Guard) -> Place | None:
         held = object.__getattribute__(owner, "__dict__")
     except AttributeError:
         return None
-    if found is guard.expected and _is_numbers(found):
+    if found is guard.expected and (found is None or type(found) is bool or _is_numbers(found)):
         return Inherited(held, key, guard.name, kind=type(owner))
     return Place(held, key, guard.name)
 
@@ -78,7 +78,7 @@ def can_vary(guard: Guard) -> bool:
 
 
 def _is_numbers(value: Any) -> bool:
-    if type(value) is tuple:
+    if type(value) in (tuple, Size):
         return bool(value) and all(is_number(v) for v in value)
     return is_number(value)
 
@@ -148,15 +148,15 @@ def changeable_parts(value: Any) -> Iterator[Any]:
 def is_written(guard: Guard, is_old: Callable[[int], bool]) -> bool:
     """Whether a traced function put something in a guard's place that a program can put there.
 
-    What a call makes anew each time: tensors, tuples of them, constants in place of those; where it
-    has not read what was there, numbers, too, and lists, dicts and dataclasses with tensors that
-    are not ``is_old``, by id.
+    What a call makes anew each time: tensors, tuples of them, constants in place of those, flags,
+    shapes, numbers in the place of None; where it has not read what was there, any number, and
+    lists, dicts and dataclasses with tensors that are not ``is_old``, by id.
     """
     present = guard.present()
     if present is MISSING:
         return False
     leaves, structure = flatten(present)
-    if not all(isinstance(v, (Tensor, SymbolicDim)) or is_constant(v) for v in leaves):
+    if not all(isinstance(v, (Tensor, SymbolicDim, Size)) or is_constant(v) for v in leaves):
         return False
     if any(is_old(id(part)) for part in changeable_parts(present)):
         return False
@@ -166,8 +166,18 @@ def is_written(guard: Guard, is_old: Callable[[int], bool]) -> bool:
         return False
     if any(isinstance(v, Tensor) and v._trace is not None for v in leaves):
         return True
-    flags = (present, guard.expected)
-    return holds_tensors(guard.expected) or all(v is None or isinstance(v, bool) for v in flags)
+    if holds_tensors(guard.expected):
+        return True
+    if all(isinstance(v, SymbolicDim) or _is_numbers(v) for v in (present, guard.expected)):
+        return False  # such places are inputs, see ``can_vary``
+    return _is_setting(present) and _is_setting(guard.expected)
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether a value is None, a flag, a number or a tuple of such values, as shapes are."""
+    if isinstance(value, tuple):
+        return all(map(_is_setting, value))
+    return value is None or isinstance(value, (int, float, SymbolicDim))
 
 
 def holds_tracers(value: Any) -> bool:

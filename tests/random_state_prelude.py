@@ -75,6 +75,7 @@ class Other(Part):
         return h.sin() * self.scale
 
 class Net(nn.Module):
+    stage = None
     def __init__(self):
         super().__init__()
         self.part = Part()
@@ -82,7 +83,7 @@ class Net(nn.Module):
         self.gain = 2.0
         self.calls = 0
         self.last = None
-        self.hidden = None
+        self.hidden = self.rows = self.shape = None
         self.pair = (flamec.zeros(3, dtype=flamec.float64), None)
         self.activation = None
         self.weight = nn.Parameter(flamec.rand(3, dtype=flamec.float64))

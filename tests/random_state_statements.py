@@ -78,6 +78,12 @@ opt.param_groups[0]['lr'] = n * 0.01
 for group in opt.param_groups: group['lr'] = STEPS['rate'] * 0.01
 sched.step()
 if h.requires_grad: h.sum().backward(); opt.step(); sched.step(); h = h.detach()
+net.rows = x.shape[0] if net.rows is None else max(net.rows, x.shape[0])
+h = h * (1 if net.rows is None else net.rows)
+net.shape = h.shape if net.shape != h.shape else None
+h = h if net.shape is None else h * net.shape[0]
+net.stage = None if net.stage is not None and net.stage > 2 else (net.stage or 0) + 1
+h = h * (net.stage or 0.5)
 """.strip().splitlines()
 
 INTS = """

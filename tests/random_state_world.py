@@ -100,6 +100,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, flamec.nn.Module):
         tensors = {**dict(value.named_parameters()), **dict(value.named_buffers())}
         state = [plain(value.last), plain(value.hidden), plain(value.pair)]
+        state += [plain(value.rows), plain(value.shape), plain(value.stage)]
         return [plain(tensors), value.gain, value.calls, *state, plain(getattr(value, "stats", 0))]
     if isinstance(value, flamec.optim.Optimizer):
         return [[plain(s) for s in value.state.values()], [g["lr"] for g in value.param_groups]]
