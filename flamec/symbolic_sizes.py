@@ -138,7 +138,8 @@ def with_inputs_lying(graph: Graph, places: Sequence[Operand]) -> Graph:
     for value, place in zip(graph.inputs, places, strict=True):
         mapped[value] = input_lying(b, place, value.type, value.name)
     for node in graph.nodes:
-        copy = b.add_copy(node, [mapped[v] for v in node.inputs])
+        b.location, b.scope = node.location, node.scope
+        copy = b.add_node(node.op, [mapped[v] for v in node.inputs], node.attributes)
         mapped.update(zip(node.outputs, copy.outputs, strict=True))
     updates = {position: mapped[v] for position, v in graph.updates.items()}
     return b.build([mapped[v] for v in graph.outputs], updates, graph.name)

@@ -208,14 +208,16 @@ def nest_cost(
     lane = (nest.rows if nest.along_rows else nest.inner)[-1:]
     work = float(max(rows, 1) * max(inner, 1))
     if lane:
-        uneven = total = 0
+        uneven = total = 0.0
         for address, weight in accesses(space, escapes):
             strides = address.strides()
+            if strides.keys().isdisjoint(nest.inner):  # once for each row
+                weight /= max(inner, 1)
             total += weight
             stride = strides.get(lane[0], 0)
             if not structurally_equal(stride, 0) and not structurally_equal(stride, 1):
                 uneven += weight
-        work *= 1 + apart * uneven / max(total, 1)
+        work *= 1 + apart * uneven / (total or 1)
         work *= 1 + 8 / max(extent(lane), 1)
     scopes = set(nest.scope.values())
     if Scope.COLUMN in scopes:

@@ -118,7 +118,7 @@ class Op:
       values that are rounded to 16 bits afterwards.
     - ``jumps``: the result may change much where a float changes little (floor, remainder);
       results that are no floats do so anyway.
-    - ``commutative``; ``identity`` (of a binary op: its right unit; of a reduction: the
+    - ``commutative``; ``identity`` (of a binary op: its right unit; of a fold: the
       start value, given the dtype); ``involution`` (f(f(x)) = x); ``idempotent`` (f(f(x)) = f(x)).
     - ``expensive``: cheaper to keep than to compute twice.
     - ``scan_of``: of a scan the names of the reduction that gives its last element, and of the

@@ -8,6 +8,7 @@ arrays that a kernel may treat alike.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -86,6 +87,20 @@ bool_ = DType("bool", np.dtype(np.bool_), "bool")
 ALL_DTYPES = (float64, float32, float16, bfloat16, int64, int32, int16, int8, uint8, bool_)
 _BY_NAME = {d.name: d for d in ALL_DTYPES}
 _BY_NUMPY = {d.numpy: d for d in ALL_DTYPES}
+
+
+def lowest(dtype: DType) -> bool | int | float:
+    """What every value of the dtype is at least."""
+    if dtype.kind == "bool":
+        return False
+    return -math.inf if dtype.kind == "float" else int(np.iinfo(dtype.numpy).min)
+
+
+def highest(dtype: DType) -> bool | int | float:
+    """What every value of the dtype is at most."""
+    if dtype.kind == "bool":
+        return True
+    return math.inf if dtype.kind == "float" else int(np.iinfo(dtype.numpy).max)
 
 
 def dtype_named(name: str) -> DType:

@@ -72,12 +72,13 @@ class FewElementsWriter(SideBySideWriter):
         return [self._pass_text(block, axis) for block in self.program.passes]
 
     def _pass_text(self, block: Pass, axis: VectorAxis) -> dict[str, str]:
+        block, _ = self._with_narrow_positions(block)
         row = [line for s in block.row for line in self.writer.write(s, axis)]
         before: list[str] = []
         behind: list[str] = []
         for s in block.element:
             if isinstance(s, Fold):
-                begin, end = _accumulator(s)
+                begin, end = self._accumulator(s)
                 before += begin
                 behind += end if s.scope != "scan" else []  # its results belong to elements
         element = []
@@ -86,27 +87,30 @@ class FewElementsWriter(SideBySideWriter):
                 element += self._joined_in_registers(s)
             else:
                 element += self.writer.write(s, axis)
+        self.positions = SideBySideWriter.positions
         texts = {"row": row, "before": before, "element": element, "behind": behind}
         return {key: "\n".join(lines) for key, lines in texts.items()}
 
-
-def _accumulator(s: Fold) -> tuple[list[str], list[str]]:
-    """What sets up a fold in registers, and its result."""
-    now, start = f"now_{s.name}", identity(s.op, s.lane)
-    if has_pieces(s):
-        loop = f"for (int i = 0; i < FLAMEC_PIECES({s.lane}); i++)"
-        begin = [
-            f"n_{s.lane} {now}[FLAMEC_PIECES({s.lane})];",
-            f"{{ const parts_{s.lane} start = {{{start}}}; {loop} {now}[i] = start.piece[i]; }}",
-        ]
-        end = [
-            f"parts_{s.lane} all_{s.name};",
-            f"{loop} all_{s.name}.piece[i] = {now}[i];",
-            f"const v_{s.lane} {s.name} = all_{s.name}.whole;",
-        ]
-        return begin, end
-    begin, result = [f"v_{s.lane} {now} = {start};"], now
-    if s.position:
-        result = index_of(now)
-        begin.append(f"v_i64 {result} = vsplat_i64(-1);")
-    return begin, [f"const v_{'i64' if s.position else s.lane} {s.name} = {result};"]
+    def _accumulator(self, s: Fold) -> tuple[list[str], list[str]]:
+        """What sets up a fold in registers, and its result."""
+        now, start = f"now_{s.name}", identity(s.op, s.lane)
+        if has_pieces(s):
+            loop = f"for (int i = 0; i < FLAMEC_PIECES({s.lane}); i++)"
+            begin = [
+                f"n_{s.lane} {now}[FLAMEC_PIECES({s.lane})];",
+                f"{{ const parts_{s.lane} start = {{{start}}}; "
+                f"{loop} {now}[i] = start.piece[i]; }}",
+            ]
+            end = [
+                f"parts_{s.lane} all_{s.name};",
+                f"{loop} all_{s.name}.piece[i] = {now}[i];",
+                f"const v_{s.lane} {s.name} = all_{s.name}.whole;",
+            ]
+            return begin, end
+        begin, result = [f"v_{s.lane} {now} = {start};"], now
+        at = self._positions_of(s).lane
+        if at:
+            result = index_of(now)
+            begin.append(f"v_{at} {result} = vsplat_{at}(0);")
+            result = result if at == "i64" else f"FLAMEC_CONVERT({result}, i64)"
+        return begin, [f"const v_{'i64' if s.position else s.lane} {s.name} = {result};"]

@@ -16,8 +16,9 @@ from flamec.ir.op import lookup
 
 @dataclass(frozen=True)
 class Positions:
-    """How a fold of positions keeps them: their lane type, and whether each lane of the accumulator
-    is known to have an element."""
+    """How a fold of positions keeps them: their lane type ("" where nobody reads them), and whether
+    an accumulator needs no element to say where the first is: each lane has one, or begins with
+    what every element is at least."""
 
     lane: str = "i64"
     full: bool = False
@@ -89,10 +90,12 @@ def accumulate(
     better = joined if positions.full else f"({joined} | vlt_{at}({index}, vsplat_{at}(0)))"
     if mask:
         better = f"({better} & {mask})"
+    moved = [f"  {index} = vsel_{at}(better, {position}, {index});"] if at else []
     return [
         f"{{ const v_b better = {better};",
         f"  {accumulator} = vsel_{fold.lane}(better, {operand}, {accumulator});",
-        f"  {index} = vsel_{at}(better, {position}, {index}); }}",
+        *moved,
+        "}",
     ]
 
 

@@ -21,11 +21,12 @@ def narrow_positions(block: Pass) -> set[str]:
     """The positions that nothing but folds read."""
     positions = {s.name for s in block.element if isinstance(s, Position)}
     folded = {f.position for f in folds_of(block)} & positions
-    read = {name for s in (*block.row, *block.element) for name in _operands(s)}
+    read = {name for s in (*block.row, *block.element) for name in read_by(s)}
     return folded - read
 
 
-def _operands(s: Statement) -> tuple[str, ...]:
+def read_by(s: Statement) -> tuple[str, ...]:
+    """The names that a statement reads, but for the position that a fold compares with."""
     return (s.operand,) if isinstance(s, (Fold, Keep)) else operands_of(s)
 
 

@@ -8,11 +8,17 @@ with all vectors, or with one vector after the other (``SideBySideWriter._tiled`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any, TypeGuard
 
 from flamec.codegen.c.fold_text import Positions, accumulate, index_of, is_compensated
-from flamec.codegen.c.narrow_positions import NARROW, folds_narrow, with_narrow_positions
+from flamec.codegen.c.narrow_positions import (
+    NARROW,
+    folds_narrow,
+    read_by,
+    with_narrow_positions,
+)
 from flamec.codegen.c.program_writer import LANES_AT_MOST, ProgramWriter
 from flamec.codegen.c.rendering import RowPlaces, indices_of_rows, render
 from flamec.codegen.c.statements import VectorAxis
@@ -38,16 +44,19 @@ TOGETHER = 16  # vectors of neighbouring rows
 VECTORS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)  # for which there are loops
 STRIPS = 4  # of so many vectors, each of which goes through all elements
 SHORT_BODY = 4  # cheap statements; of more there are copies for a quarter of the vectors
-WAITING_VECTORS = 4  # of rows, each of which waits for what it keeps in memory
 STRETCH = 128  # elements that are added one after the other, before their sum is joined exactly
 WINDOW = 64  # elements that are folded for one vector of neighbouring rows after the other
-CACHE_WAY = 4096  # bytes; lines that are so far apart share a set of the first cache
 
 
 class SideBySideWriter(ProgramWriter):
     """Form "along rows"; also scans."""
 
-    positions = Positions()  # of the loop that is written
+    positions = Positions(full=True)  # of the loop that is written: rows begin with an element
+
+    @cached_property
+    def _read(self) -> frozenset[str]:
+        """Names that statements read."""
+        return frozenset(name for s in self.program.statements() for name in read_by(s))
 
     def _groups(self) -> str:
         size = self.program.rows[-1].size if self.program.rows else 1
@@ -190,17 +199,19 @@ class SideBySideWriter(ProgramWriter):
         if choice is None:
             return None
         *outer, last = self._levels(stretched)
-        begin, end = _registers(block, self.positions.lane)
+        block, short = self._with_narrow_positions(block)
+        begin, end = self._registers(block)
         gather = self._blocks(apart, Load, lane_loop, declarations)
         scatter = self._blocks(apart, Store, lane_loop, declarations)
         full, tail = self._element_text(block, lane_loop, self._joined_in_registers)
         self.writer.blocks, self.writer.stored_blocks = {}, {}
+        self.positions = SideBySideWriter.positions
         return {
             "element": last["name"],
             "low": last["low"],
             "size": last["size"],
             "outer": outer,
-            "choice": choice,
+            "choice": " && ".join(filter(None, (short, choice))),
             "begin": "\n".join(begin),
             "gather": "\n".join(gather),
             "full": "\n".join(full),
@@ -215,8 +226,9 @@ class SideBySideWriter(ProgramWriter):
         many go through all elements. None where it is not worth it."""
         folds = [s for s in block.element if isinstance(s, Fold)]
         width = self.program.rows[-1].size if self.program.rows else 1
-        if not self.program.inner or isinstance(width, int):
-            return None  # where their number is known, loops over vectors are as fast
+        positions = any(s.position for s in folds)
+        if not self.program.inner or (isinstance(width, int) and not positions):
+            return None  # where their number is known, gcc keeps other folds in registers
         if len(block.element) > LARGEST_UNROLLED_BODY:
             return None
         if not all(has_pieces(s) or s.position for s in folds):
@@ -224,32 +236,30 @@ class SideBySideWriter(ProgramWriter):
         if any(map(_lies_along_elements, block.element)):
             return None
         vectors = []
-        choice = ""
-        narrow = with_narrow_positions(block)
-        if folds_narrow(narrow) and not any(s.scope == "scan" for s in folds):
-            block, choice = narrow, f"{dim(self.inner_size)} < {NARROW} && "
-            self.positions = Positions("i32")
+        block, short = self._with_narrow_positions(block)
         costly = any(isinstance(s, Compute) and lookup(s.op).expensive for s in block.element)
-        positions = any(s.position for s in folds)
         heavy = costly or len(block.element) > SHORT_BODY
         most = TOGETHER // 4 if heavy else TOGETHER // 2 if positions else TOGETHER
         strips = 1 if heavy or positions else STRIPS
         counts = [n for n in VECTORS if n <= most]
+        if isinstance(width, int):
+            counts = _counts_of(width, most)
         widest = max((s.lane for s in folds), key=LANE_BYTES.__getitem__, default="f32")
         for number in range(most):
             copy = f"_{number}"
-            begin, end = _registers(block, self.positions.lane, copy)
+            begin, end = self._registers(block, copy)
             join = partial(self._joined_in_registers, copy=copy)
             full, tail = self._element_text(block, lane_loop, join)
             texts = {"begin": begin, "full": full, "tail": tail, "end": end}
             vectors.append({key: "\n".join(lines) for key, lines in texts.items()})
-        self.positions = Positions()
+        self.positions = SideBySideWriter.positions
+        few = f"high - low <= FLAMEC_LANES * {most * strips}"
         return {
             "vectors": vectors,
             "counts": counts,
             # registers of half the size have room for half as many
             "most": f"{most} / FLAMEC_PIECES({widest})" if most == TOGETHER else most,
-            "choice": f"{choice}high - low <= FLAMEC_LANES * {most * strips}",
+            "choice": f"{short} && {few}" if short else few,
         }
 
     def _choice(self, block: Pass, apart: list[Load | Store]) -> str | None:
@@ -272,13 +282,7 @@ class SideBySideWriter(ProgramWriter):
         if isinstance(size, int) and size < enough:
             return None
         always = isinstance(size, int) and size >= 2 * LANES_AT_MOST
-        choice = "" if always else f"{dim(size)} >= flamec_enough({enough})"
-        if not any(s.position for s in folds):
-            return choice
-        # Positions stay in memory, where few rows wait for them (unless these share a cache set).
-        row = dim(apart[0].place.at.rows[-1] * MEMORY_BYTES[apart[0].memory])
-        waits = f"high - low <= {WAITING_VECTORS} * FLAMEC_LANES && {row} % {CACHE_WAY}"
-        return f"{choice} && !({waits})" if choice else f"!({waits})"
+        return "" if always else f"{dim(size)} >= flamec_enough({enough})"
 
     def _blocks(
         self,
@@ -320,10 +324,10 @@ class SideBySideWriter(ProgramWriter):
             result = f"acc_{s.name}"
             declarations.append(self._array(s.lane, result))
             lines.append(f"{start} {result}[q] = {identity(s.op, s.lane)};")
-            if s.position:
+            if self._positions_of(s).lane:
                 result = f"{result}_at"
                 declarations.append(self._array("i64", result))
-                lines.append(f"{start} {result}[q] = vsplat_i64(-1);")
+                lines.append(f"{start} {result}[q] = vsplat_i64(0);")
             if s.scope != "scan":
                 self.writer.aliases[s.name] = result
                 self.writer.arrays.add(s.name)
@@ -335,10 +339,14 @@ class SideBySideWriter(ProgramWriter):
         if s.factor:
             text.append(f"{accumulator} *= {self.writer.reference(s.factor)};")
         operand = self.writer.reference(s.operand)
-        text += accumulate(s, accumulator, operand, s.position, "", self.positions)
+        positions = self._positions_of(s)
+        text += accumulate(s, accumulator, operand, s.position, "", positions)
         if s.scope == "scan":
             text.append(f"const v_{s.lane} {s.name} = {accumulator};")
-            text += [f"const v_i64 {name} = {index_of(accumulator)};" for name in s.names]
+        if s.scope == "scan" and positions.lane:
+            at = index_of(accumulator)
+            at = at if positions.lane == "i64" else f"FLAMEC_CONVERT({at}, i64)"
+            text += [f"const v_i64 {name} = {at};" for name in s.names]
         return text
 
     def _joined_in_registers(self, s: Fold, copy: str = "") -> list[str]:
@@ -364,6 +372,48 @@ class SideBySideWriter(ProgramWriter):
             text.append(f"const v_{s.lane} {s.name} = {sums}.whole;")
         return text
 
+    def _registers(self, block: Pass, copy: str = "") -> tuple[list[str], list[str]]:
+        """Text that loads what folds keep into registers, and stores it again."""
+        begin, end = [], []
+        for s in block.element:
+            if not isinstance(s, Fold):
+                continue
+            now, acc = f"now_{s.name}{copy}", f"acc_{s.name}"
+            if has_pieces(s):
+                loop = f"for (int i = 0; i < FLAMEC_PIECES({s.lane}); i++)"
+                place = f"((n_{s.lane} *)({acc} + q))[i]"
+                begin += [
+                    f"n_{s.lane} {now}[FLAMEC_PIECES({s.lane})];",
+                    f"{loop} {now}[i] = {place};",
+                ]
+                end.append(f"{loop} {place} = {now}[i];")
+                continue
+            begin.append(f"v_{s.lane} {now} = {acc}[q];")
+            end.append(f"{acc}[q] = {now};")
+            lane = self._positions_of(s).lane
+            if lane == "i64":
+                begin.append(f"v_i64 {now}_at = {acc}_at[q];")
+                end.append(f"{acc}_at[q] = {now}_at;")
+            elif lane:
+                begin.append(f"v_i32 {now}_at = FLAMEC_CONVERT({acc}_at[q], i32);")
+                end.append(f"{acc}_at[q] = FLAMEC_CONVERT({now}_at, i64);")
+        return begin, end
+
+    def _positions_of(self, s: Fold) -> Positions:
+        """How a fold keeps positions in the loop that is written."""
+        unread = not s.position or (s.scope == "scan" and self._read.isdisjoint(s.names))
+        return replace(self.positions, lane="") if unread else self.positions
+
+    def _with_narrow_positions(self, block: Pass) -> tuple[Pass, str]:
+        """A pass that keeps positions in 32 bits where they can be, as what is written next does,
+        and C text of whether rows turn out to be short enough, "" if they are known to be."""
+        narrow = with_narrow_positions(block)
+        known = isinstance(self.inner_size, int)
+        if not folds_narrow(narrow) or (known and self.inner_size >= NARROW):
+            return block, ""
+        self.positions = replace(self.positions, lane="i32")
+        return narrow, "" if known else f"{dim(self.inner_size)} < {NARROW}"
+
 
 def has_pieces(s: Fold) -> bool:
     """Whether an accumulator is kept in parts that fit registers: gcc has wider ones in memory,
@@ -371,29 +421,11 @@ def has_pieces(s: Fold) -> bool:
     return s.lane != "b" and "_" not in combine(s.op, s.lane, "a", "b") and not s.position
 
 
-def _registers(block: Pass, positions: str, copy: str = "") -> tuple[list[str], list[str]]:
-    """Text that loads what folds keep into registers, and stores it again; ``positions``: the type
-    of lanes that these have there."""
-    begin, end = [], []
-    for s in block.element:
-        if not isinstance(s, Fold):
-            continue
-        now, acc = f"now_{s.name}{copy}", f"acc_{s.name}"
-        if has_pieces(s):
-            loop = f"for (int i = 0; i < FLAMEC_PIECES({s.lane}); i++)"
-            place = f"((n_{s.lane} *)({acc} + q))[i]"
-            begin += [f"n_{s.lane} {now}[FLAMEC_PIECES({s.lane})];", f"{loop} {now}[i] = {place};"]
-            end.append(f"{loop} {place} = {now}[i];")
-            continue
-        begin.append(f"v_{s.lane} {now} = {acc}[q];")
-        end.append(f"{acc}[q] = {now};")
-        if s.position and positions == "i64":
-            begin.append(f"v_i64 {now}_at = {acc}_at[q];")
-            end.append(f"{acc}_at[q] = {now}_at;")
-        elif s.position:
-            begin.append(f"v_i32 {now}_at = FLAMEC_CONVERT({acc}_at[q], i32);")
-            end.append(f"{acc}_at[q] = FLAMEC_CONVERT({now}_at, i64);")
-    return begin, end
+def _counts_of(width: int, most: int) -> list[int]:
+    """How many vectors so many neighbouring rows are, ``most`` at once, whatever a vector holds."""
+    numbers = [-(-width // lanes) for lanes in (LANES_AT_MOST, LANES_AT_MOST // 2, 4)]
+    left = {n % most or most for n in numbers}
+    return sorted(left | {most for n in numbers if n > most})
 
 
 def is_in_blocks(s: Statement, size: int) -> bool:

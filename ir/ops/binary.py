@@ -23,8 +23,7 @@ from flamec.ir.ops.elementwise import (
     elementwise_rule,
     lanes,
 )
-from flamec.ir.ops.reduction import highest, lowest
-from flamec.ir.types import DType, TensorType, float32, float64
+from flamec.ir.types import DType, TensorType, float32, float64, highest, lowest
 
 Text = str | Mapping[str, str]
 Rule = Callable[[Builder, Any, Any, Any], Any]  # (builder, gradient, x, y) -> gradient

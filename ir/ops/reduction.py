@@ -20,7 +20,7 @@ from flamec.ir.ops.checks import check_axis, check_numeric, check_operand_count
 from flamec.ir.ops.scan import exclusive_product, exclusive_product_from_end, wide_dtype
 from flamec.ir.ops.view import inverse_permutation
 from flamec.ir.shape import Dim, format_shape, product, structurally_equal
-from flamec.ir.types import DType, TensorType, dtype_of_numpy, int64
+from flamec.ir.types import DType, TensorType, dtype_of_numpy, highest, int64, lowest
 
 if TYPE_CHECKING:
     from flamec.ir.builder import Builder
@@ -177,20 +177,6 @@ def _extreme_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any]:
     hit = b.cast(b.eq(ctx.inputs[0], extreme), x.dtype)
     share = b.div(g, b.sum(hit, axes=axes))
     return (b.mul(hit, restore_axes(b, share, axes, x.shape)),)
-
-
-def lowest(dtype: DType) -> bool | int | float:
-    """What every value of the dtype is at least."""
-    if dtype.kind == "bool":
-        return False
-    return -math.inf if dtype.kind == "float" else int(np.iinfo(dtype.numpy).min)
-
-
-def highest(dtype: DType) -> bool | int | float:
-    """What every value of the dtype is at most."""
-    if dtype.kind == "bool":
-        return True
-    return math.inf if dtype.kind == "float" else int(np.iinfo(dtype.numpy).max)
 
 
 _LANES = ("f32", "f64", "i8", "i16", "i32", "i64", "u8")

@@ -11,7 +11,7 @@ from flamec.ir.op import Attributes, DerivativeContext, Op, OpKind, Types, regis
 from flamec.ir.ops.checks import check_alike, check_axis, check_numeric, check_operand_count
 from flamec.ir.ops.view import flip
 from flamec.ir.shape import Dim, structural_key
-from flamec.ir.types import TensorType, int64
+from flamec.ir.types import TensorType, highest, int64, lowest
 
 if TYPE_CHECKING:
     from flamec.ir.builder import Builder
@@ -239,6 +239,7 @@ cummax = register(
         takes_over="ge",
         c=_replaces("vge"),
         triton="(({0} >= {1}) | ({0} != {0}))",
+        identity=lowest,
         doc="Running maximum and where it stands (the latest of equal elements).",
     )
 )
@@ -254,6 +255,7 @@ cummin = register(
         takes_over="le",
         c=_replaces("vle"),
         triton="(({0} <= {1}) | ({0} != {0}))",
+        identity=highest,
         doc="Running minimum and where it stands (the latest of equal elements).",
     )
 )
