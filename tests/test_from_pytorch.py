@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,25 @@ def _() -> None:
 
     raises(lambda: second(torch), RuntimeError)
     assert second(flamec).shape == (2, 2)
+
+
+@row("derivatives where a formula breaks")
+def _() -> None:
+    def slopes(package: Any) -> list[float]:
+        functions = (
+            (lambda y: package.xlogy(package.zeros(1), y), 0.0),
+            (lambda x: package.logsumexp(x, 0), -math.inf),
+            (lambda x: package.logaddexp(x, x), math.inf),
+        )
+        found = []
+        for function, point in functions:
+            x = package.tensor([point], requires_grad=True)
+            function(x).sum().backward()
+            found.append(x.grad.item())
+        return found
+
+    assert all(map(math.isnan, slopes(torch)))
+    assert slopes(flamec) == [0.0, 0.0, 1.0]
 
 
 @row("embedding_bag")

@@ -51,8 +51,8 @@ def _far(x: Tensor, coefficients: Coefficients, border: float) -> Tensor:
 
 
 def _over(y: Tensor, x: Tensor, limit: float) -> Tensor:
-    """``y / x``; ``limit`` where x is 0."""
-    zero = x == 0
+    """``y / x``; ``limit``, from which it differs by multiples of x², where x is 0 or almost."""
+    zero = x * x == 0
     return where(zero, limit, y / where(zero, 1.0, x))
 
 

@@ -242,11 +242,13 @@ def lerp(input: Tensor, end: Tensor, weight: Operand) -> Tensor:
     if not dtype.is_floating_point:
         raise OperationTypeError(f"lerp(): not defined for {dtype.name} (at {user_location()})")
     x, y, w = convert_operands((input, end, weight), dtype.compute)
-    span = ops.sub(y, x)
-    near, far = ops.add(x, ops.mul(w, span)), ops.sub(y, ops.mul(span, ops.sub(1.0, w)))
-    if is_number(weight):
-        return narrowed(near if math.fabs(float(plain_number(weight))) < 0.5 else far, dtype)
-    return narrowed(ops.where(ops.lt(ops.abs(w), 0.5), near, far), dtype)
+    beyond = ops.sub(w, 1.0)
+    if is_number(weight):  # the nearer end is what is added to, so that 0 and 1 give the ends
+        base, share = (x, w) if math.fabs(float(plain_number(weight))) < 0.5 else (y, beyond)
+    else:
+        near = ops.lt(ops.abs(w), 0.5)
+        base, share = ops.where(near, x, y), ops.where(near, w, beyond)
+    return narrowed(ops.add(base, ops.mul(share, ops.sub(y, x))), dtype)
 
 
 @autocasts(cuda=WIDEST)

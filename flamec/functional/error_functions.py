@@ -42,11 +42,19 @@ def _log_ndtr(x: Tensor) -> Tensor:
     return where(left, tail, log1p(erfc(where(left, 0.0, x) * _ROOT_HALF) * -0.5))
 
 
+def _log_ndtr_slope(x: Tensor, y: Tensor) -> Tensor:
+    """The density over ``ndtr``, left of -1 by erfcx, which is too large on the right."""
+    left = x < -1
+    z = where(left, 0.0, x)
+    right = (z * z * -0.5 - where(left, 0.0, y)).exp() * math.sqrt(0.5 / math.pi)
+    return where(left, math.sqrt(2 / math.pi) / erfcx(where(left, x, -1.0) * -_ROOT_HALF), right)
+
+
 log_ndtr = declare(
     "log_ndtr",
     "The logarithm of ``ndtr``, also where that is too small.",
     _log_ndtr,
-    lambda x, y: math.sqrt(2 / math.pi) / erfcx(x * -_ROOT_HALF),
+    _log_ndtr_slope,
 )
 
 
@@ -62,6 +70,7 @@ def _ndtri(p: Tensor) -> Tensor:
     rest = where(w > 0.125, chebyshev_sum(NDTRI_NEAR, near), chebyshev_sum(NDTRI_FAR, far))
     tail = z - (z.log() + rest) * w
     middle = erfinv(where(outside, 0.5, p) * 2 - 1) * math.sqrt(2)
+    middle = where(q < 0, math.nan, middle)
     return where(outside, where(upper, tail, -tail), middle)
 
 

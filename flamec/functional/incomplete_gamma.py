@@ -94,7 +94,10 @@ def _both_tails(a: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _by_x(a: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    return (_log_weight(a, x) - x.log()).exp()
+    zero = x == 0
+    z = where(zero, 1.0, x)
+    limit = where(a > 1, 0.0, where(a == 1, 1.0, math.inf))
+    return where(zero, limit, (_log_weight(a, z) - z.log()).exp())
 
 
 def _by_a(a: Tensor, x: Tensor, y: Tensor) -> Tensor:

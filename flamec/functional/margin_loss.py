@@ -29,6 +29,11 @@ __all__ = [
 ]
 
 
+def _above_zero(x: Tensor) -> Tensor:
+    """x where it is positive or NaN, else 0: unlike ``at_least``, without a gradient at 0."""
+    return ops.where(ops.le(x, 0.0), 0.0, x)
+
+
 @autocasts(cpu=FLOAT32, cuda=FLOAT32)
 @fused()
 def hinge_embedding_loss(
@@ -199,7 +204,7 @@ def multi_margin_loss(
     row = ops.iota(shape=(count,), axis=0, dtype=int64, device=device)
     column = ops.iota(shape=(1, classes), axis=1, dtype=int64, device=device)
     right = ops.reshape(ops.index(x, row, places), shape=(count, 1))
-    hinge = at_least(ops.add(ops.sub(x, right), margin), 0.0)
+    hinge = _above_zero(ops.add(ops.sub(x, right), margin))
     if p == 2:
         hinge = ops.mul(hinge, hinge)
     if weight is not None:
@@ -241,7 +246,7 @@ def multilabel_margin_loss(
     row = ops.iota(shape=(count, classes), axis=0, dtype=int64, device=device)
     chosen = ops.reshape(ops.index(x, row, places), shape=(count, classes, 1))
     others = ops.reshape(x, shape=(count, 1, classes))
-    hinge = at_least(ops.add(ops.sub(others, chosen), 1.0), 0.0)
+    hinge = _above_zero(ops.add(ops.sub(others, chosen), 1.0))
     column = ops.iota(shape=(1, 1, classes), axis=2, dtype=int64, device=device)
     is_label = ops.eq(ops.reshape(places, shape=(count, classes, 1)), column)
     spread = ops.reshape(present, shape=(count, classes, 1))

@@ -16,7 +16,7 @@ from flamec.errors import OperationTypeError, user_location
 from flamec.functional.arguments import public, store
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import narrowed, ops, widened
-from flamec.functional.promotion import float_dtype, require_tensor
+from flamec.functional.promotion import constant, float_dtype, require_tensor
 from flamec.fusing import fused
 from flamec.ir.op import lookup
 from flamec.ir.types import int64, uint8
@@ -235,9 +235,15 @@ def sinc(input: Tensor) -> Tensor:
     """sin(pi x) / (pi x), and 1 at 0."""
     x = as_floating("sinc", input)
     angle = ops.mul(widened(x), math.pi)
-    at_zero = ops.eq(angle, 0.0)
-    safe = ops.where(at_zero, 1.0, angle)
-    return narrowed(ops.where(at_zero, 1.0, ops.div(ops.sin(safe), safe)), x._type.dtype)
+    near = ops.lt(ops.abs(angle), 0.25)
+    # by its series there, since the quotient's derivatives are differences of large numbers
+    small = ops.where(near, angle, 0.0)
+    square = ops.mul(small, small)
+    series = 1.0
+    for n in (12, 10, 8, 6, 4, 2):
+        series = ops.sub(1.0, ops.mul(ops.mul(square, 1 / (n * (n + 1))), series))
+    safe = ops.where(near, 1.0, angle)
+    return narrowed(ops.where(near, series, ops.div(ops.sin(safe), safe)), x._type.dtype)
 
 
 @public
@@ -249,6 +255,10 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
     if eps is not None:
         z = ops.where(ops.ge(z, eps), z, ops.maximum(ops.detach(z), eps))
         z = ops.where(ops.le(z, 1.0 - eps), z, ops.minimum(ops.detach(z), 1.0 - eps))
+    else:  # NaN outside, as one of the logarithms is, so that both derivatives are NaN there, too
+        outside = ops.bitwise_or(ops.lt(z, 0.0), ops.gt(z, 1.0))
+        nothing = constant(0.0, z._type.dtype, z._type.device)
+        z = ops.add(z, ops.where(outside, math.nan, nothing))
     # a quotient's logarithm has no derivative where the quotient is 0 or infinite
     return narrowed(ops.sub(ops.log(z), ops.log1p(ops.neg(z))), x._type.dtype)
 

@@ -67,7 +67,7 @@ def zeta(input: Operand, other: Operand) -> Tensor:
     # what is below 0 are the terms of two sums of positive numbers, with signs of (-1)**x
     negative = q < 0
     fraction = where(negative, q - q.floor(), q)
-    mirrored = where(negative, 1 - fraction, 1.0)
+    mirrored = where(negative, q.ceil() - q, 1.0)
     beyond = where(negative, 1 - q, 1.0)
     sign = 1 - 2 * (x % 2)
     below = (_sum(x, mirrored) - _sum(x, beyond)) * sign

@@ -150,10 +150,11 @@ def _power(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _power_dx(b: Builder, g: Any, x: Any, y: Any) -> Any:
-    """g y x^(y-1), and 0 where y is 0 and x is 0 or NaN."""
+    """g y x^(y-1), and 0 where y is 0 and 1 / x is infinite or NaN."""
     like = b.type_of(y)
     zero, one = b.constant(0.0, like), b.constant(1.0, like)
-    unusable = b.bitwise_or(b.eq(x, zero), b.ne(x, x))
+    least = b.constant(2 * float(np.finfo(like.dtype.compute.numpy).tiny), like)
+    unusable = b.bitwise_not(b.ge(b.abs(x), least))
     exponent = b.where(b.bitwise_and(b.eq(y, zero), unusable), one, y)
     return b.mul(g, b.mul(y, b.pow(x, b.sub(exponent, one))))
 

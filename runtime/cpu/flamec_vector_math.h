@@ -36,10 +36,12 @@ FLAMEC_INLINE n_f32 nexp_reduced_f32(n_f32 x, n_i32 *n) {
 /* 2^n for -126 <= n <= 127. */
 FLAMEC_INLINE n_f32 npower_of_two_f32(n_i32 n) { return (n_f32)((n + 127) << 23); }
 
-/* Scales in two steps, so that subnormal results are rounded once and overflow gives infinity. */
+/* Scales in two steps, so that subnormal results are rounded once. What overflows is scaled by
+ * infinities: an infinity less it is NaN also where the compiler makes one operation of the last
+ * product and a subtraction. */
 FLAMEC_INLINE n_f32 nexp_f32(n_f32 x) {
     n_i32 n;
-    x = nsel_f32(x > 88.8f, nsplat_f32(88.8f), x);
+    x = nsel_f32(x > 0x1.62e42ep6f, nsplat_f32(0x1.62e43p7f), x); /* 256 ln 2 */
     x = nsel_f32(x < -104.0f, nsplat_f32(-104.0f), x);
     n_f32 y = nexp_reduced_f32(x, &n) + 1.0f;
     n_i32 first = n >> 1;
@@ -87,7 +89,7 @@ FLAMEC_INLINE n_f64 nexp_reduced_f64(n_f64 x, n_i64 *n) {
 FLAMEC_INLINE n_f64 npower_of_two_f64(n_i64 n) { return (n_f64)((n + 1023) << 52); }
 FLAMEC_INLINE n_f64 nexp_f64(n_f64 x) {
     n_i64 n;
-    x = nsel_f64(x > 710.0, nsplat_f64(710.0), x);
+    x = nsel_f64(x > 0x1.62e42fefa39efp9, nsplat_f64(0x1.62e42fefa39efp10), x); /* 2048 ln 2 */
     x = nsel_f64(x < -746.0, nsplat_f64(-746.0), x);
     n_f64 y = nexp_reduced_f64(x, &n) + 1.0;
     /* n / 2 without a 64-bit arithmetic shift, which AVX2 lacks: n + 2048 is positive. */

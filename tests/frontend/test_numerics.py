@@ -90,3 +90,12 @@ def test_casts_of_the_user_are_never_dropped(backend: str) -> None:
         compiled = flamec.compile(function, numerics=numerics, backend=backend)(x)
         for chain, found, wanted in zip(chains, compiled, eager, strict=True):
             assert same_bits(found.numpy(), wanted.numpy()), (numerics, chain)
+
+
+@pytest.mark.parametrize("dtype", FLOATS[:2], ids=str)
+def test_an_infinite_exponential_less_infinity_is_nan(dtype: flamec.dtype) -> None:
+    """Also where the product that gives it and the subtraction are one operation."""
+    x = flamec.full((40,), float("inf"), dtype=dtype)
+    assert flamec.compile(lambda x: x.exp() - x)(x).isnan().all()
+    large = flamec.full((40,), 800.0, dtype=dtype)
+    assert flamec.compile(lambda x, y: x.exp() - y)(large, x).isnan().all()
