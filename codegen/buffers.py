@@ -8,7 +8,7 @@ kernel that writes it reads each element before it overwrites it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 from weakref import WeakKeyDictionary
@@ -107,7 +107,10 @@ def _may_overwrite(
     """Whether ``new`` may be written into the memory of ``old``."""
     parameters, readers = touching.get(new, {}), touching.get(old, {})
     writers = (
-        i for i, number in parameters.items() if kernels[i].kernel.parameters[number].written
+        i
+        for i, number in parameters.items()
+        if kernels[i].kernel.parameters[number].written
+        and not _stores_what_is_there(kernels[i], _with_shared(kernels[i].buffers, old, new))
     )
     first = next(writers, None)
     if first is None or any(i > first for i in readers):
@@ -115,6 +118,11 @@ def _may_overwrite(
     if first not in readers:
         return True
     return may_share(kernels[first], readers[first], parameters[first])
+
+
+def _with_shared(buffers: Sequence[Memory], old: Value, new: Value) -> list[Memory]:
+    """The buffers of a kernel if ``new`` is in the memory of ``old``."""
+    return [old if buffer == new else buffer for buffer in buffers]
 
 
 def reads_before_writing(lowered: LoweredKernel, old: Memory, new: Memory) -> bool:
@@ -178,28 +186,32 @@ _sharing: WeakKeyDictionary[LoweredKernel, dict[tuple[int, int], bool]] = WeakKe
 def working_kernels(kernels: Sequence[LoweredKernel], table: BufferTable) -> list[int]:
     """The positions of kernels that do something: a copy may have been given the same memory for
     what it reads and what it writes."""
-    return [i for i, kernel in enumerate(kernels) if not _stores_what_is_there(kernel, table)]
+    return [
+        i
+        for i, kernel in enumerate(kernels)
+        if not all(map(table.is_placed, kernel.buffers))
+        or not _stores_what_is_there(kernel, [table.number(b) for b in kernel.buffers])
+    ]
 
 
-def _stores_what_is_there(lowered: LoweredKernel, table: BufferTable) -> bool:
+def _stores_what_is_there(lowered: LoweredKernel, buffers: Sequence[Hashable]) -> bool:
+    """Whether a kernel copies elements to where they are; ``buffers``: the same for the same
+    memory."""
     kernel = lowered.kernel
     if lowered.control or lowered.user or lowered.host or kernel.attention or kernel.sort:
         return False
     if not kernel.parts or kernel.uniform or kernel.finish:
         return False
-    if not all(table.is_placed(buffer) for buffer in lowered.buffers):
-        return False
-    numbers = [table.number(buffer) for buffer in lowered.buffers]
-    if len(set(numbers)) == len(numbers):
+    if len(set(buffers)) == len(buffers):
         return False
     return all(
-        _program_stores_what_is_there(way.program, [numbers[a] for a in way.arguments])
+        _program_stores_what_is_there(way.program, [buffers[a] for a in way.arguments])
         for part in kernel.parts
         for way in part.ways
     )
 
 
-def _program_stores_what_is_there(program: RowProgram, buffers: Sequence[int]) -> bool:
+def _program_stores_what_is_there(program: RowProgram, buffers: Sequence[Hashable]) -> bool:
     if program.contraction is not None or program.after:
         return False
     loads: dict[str, Load] = {}

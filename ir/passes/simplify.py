@@ -21,8 +21,8 @@ from flamec.ir.passes.simplify_broadcasts import broadcast_to, drop_stretching
 from flamec.ir.passes.simplify_comparisons import simplify_comparison
 from flamec.ir.passes.simplify_puts import sum_of_placed
 from flamec.ir.passes.simplify_views import (
-    drop_empty_assembly,
     drop_single_reduction,
+    simplify_assembly,
     simplify_view,
 )
 from flamec.ir.shape import structurally_equal
@@ -60,7 +60,7 @@ def _simplify(b: RewriteBuilder, node: Node, strict: bool) -> Value | None:
     if kind is OpKind.SCAN:
         return _scan_of_one(node)
     if kind is OpKind.ASSEMBLE:
-        return drop_empty_assembly(node)
+        return simplify_assembly(b, node)
     if kind is OpKind.BARRIER:
         return node.inputs[0]
     return None

@@ -94,16 +94,19 @@ def _simplify_slice(b: RewriteBuilder, node: Node) -> Value | None:
             sizes=sizes,
             steps=tuple(s * k for s, k in zip(steps, inner_steps, strict=True)),
         )
-    if producer.op.name == "slice_update":  # reading what was written at the same place
-        written = producer.inputs[1]
-        inner_starts, inner_steps = _window(producer)
-        if (
-            steps == inner_steps
-            and same_shape(starts, inner_starts)
-            and same_shape(sizes, written.type.shape)
-        ):
-            return written
+    if producer.op.name == "slice_update" and _same_place(producer, sizes, starts, steps):
+        return producer.inputs[1]  # reading what was written there
     return None
+
+
+def _same_place(update: Node, sizes: Shape, starts: Shape, steps: tuple[int, ...]) -> bool:
+    """Whether an update writes to this window."""
+    inner_starts, inner_steps = _window(update)
+    return (
+        steps == inner_steps
+        and same_shape(starts, inner_starts)
+        and same_shape(sizes, update.inputs[1].type.shape)
+    )
 
 
 _VIEWS: dict[str, Callable[[RewriteBuilder, Node], Value | None]] = {
@@ -123,12 +126,19 @@ def drop_single_reduction(b: RewriteBuilder, node: Node) -> Value | None:
     return b.reshape(x, shape=node.output.type.shape) if axes else x
 
 
-def drop_empty_assembly(node: Node) -> Value | None:
-    """Concatenating one array, padding by nothing, overwriting everything."""
+def simplify_assembly(b: RewriteBuilder, node: Node) -> Value | None:
+    """Concatenating one array, padding by nothing, overwriting everything, overwriting twice."""
     x = node.inputs[0]
     if node.op.name == "concatenate":
         return x if len(node.inputs) == 1 else None
     if node.op.name == "slice_update":
-        written = node.inputs[1]
-        return written if _covers(written.type.shape, x.type.shape, *_window(node)) else None
+        written, before = node.inputs[1], x.node
+        sizes, (starts, steps) = written.type.shape, _window(node)
+        if _covers(sizes, x.type.shape, starts, steps):
+            return written
+        if before is None or before.op is not node.op:
+            return None
+        if not _same_place(before, sizes, starts, steps):
+            return None
+        return b.slice_update(before.inputs[0], written, starts=starts, steps=steps)
     return x if same_shape(x.type.shape, node.output.type.shape) else None

@@ -50,3 +50,29 @@ def test_only_what_changes_is_written(change: Any, steps: int) -> None:
     plan = compile_graph(program.optimized).plan
     assert [s.kind for s in plan.steps].count("scatter") == 1 and len(plan.steps) == steps
     assert len(plan.kernels) == len(plan.actions) == steps
+
+
+def _scaled(x: Any) -> None:
+    x[:, ::2] *= 2
+
+
+def _column(x: Any) -> None:
+    x[:, 1].sqrt_()
+
+
+def _shifted(x: Any) -> None:
+    x[1:] += x[:-1]
+
+
+@pytest.mark.parametrize(("change", "steps"), [(_scaled, 1), (_column, 1), (_shifted, 3)])
+def test_a_part_is_computed_from_itself_in_place(change: Any, steps: int) -> None:
+    """One pass over the part; what other elements are computed from is computed apart."""
+    x = flamec.arange(20.0).reshape(5, 4)
+    eager = x.clone()
+    compiled = flamec.compile(change)
+    compiled(x)
+    change(eager)
+    np.testing.assert_array_equal(x.numpy(), eager.numpy())
+    program = compiled.programs[0].prepared
+    assert program.plan is not None and len(program.plan.steps) == steps
+    assert len(compile_graph(program.optimized).plan.actions) == steps

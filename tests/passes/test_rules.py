@@ -236,6 +236,10 @@ def test_reading_what_was_just_written() -> None:
 def test_assembling_from_one_part() -> None:
     whole = {"starts": (0, 0), "steps": (1, 1)}
     assert simplified(lambda b, x, y: b.slice_update(x, y, **whole), X, X) == []
+    part = {"starts": (2,), "steps": (1,)}
+    types = TensorType((8,), float32), TensorType((3,), float32)
+    twice = lambda b, x, y: b.slice_update(b.slice_update(x, y, **part), b.neg(y), **part)  # noqa: E731
+    assert simplified(twice, *types) == ["neg", "slice_update"]
     assert simplified(lambda b, x: b.concatenate(x, axis=0), X) == []
     none = {"low": (0, 0), "high": (0, 0)}
     assert simplified(lambda b, x: b.pad(x, number(b, 0.0, x), **none), X) == []
