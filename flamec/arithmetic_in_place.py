@@ -24,7 +24,7 @@ from flamec.state import process, thread
 from flamec.tensor import Tensor
 
 if TYPE_CHECKING:
-    from flamec.gpu_eager import EagerCall
+    from flamec.eager_programs import EagerCall
 
 _OPS: dict[Callable[..., Tensor], Op] = {
     arithmetic.add: lookup("add"),

@@ -83,10 +83,12 @@ def prepare(
     size_hints: Mapping[str, int] | None = None,
     narrow: bool = False,
     near: bool = False,
+    unaligned: Sequence[int] = (),
 ) -> Prepared:
     """Load the graph's program, generating and compiling what the cache does not have.
 
-    ``size_hints``, ``narrow``, ``near``: see ``CodegenOptions``. A program over symbolic sizes
+    ``size_hints``, ``narrow``, ``near``: see ``CodegenOptions``; ``unaligned``: inputs of which
+    kernels read or write single elements, at any addresses. A program over symbolic sizes
     of which there are no hints is made for classes of sizes, when they are met (``SizedRunner``).
     """
     started = time.perf_counter()
@@ -102,7 +104,7 @@ def prepare(
         make_general = partial(_loaded, prepared, plan, symbols)
         prepared.runner = SizedRunner(prepared, symbols, memory, _make_sized, make_general)
         return prepared
-    load(prepared, plan, symbols)
+    load(prepared, plan.with_unaligned(unaligned), symbols)
     prepared.seconds["load"] = time.perf_counter() - started - prepared.seconds["plan"]
     return prepared
 

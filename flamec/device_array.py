@@ -16,6 +16,7 @@ from flamec.ir.types import Device, DType
 from flamec.layout import row_major, view_place
 
 Shape = tuple[int, ...]
+ALIGNMENT = 16  # bytes, of addresses at which kernels find what they are not told more about
 
 
 class DeviceArray:

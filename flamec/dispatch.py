@@ -65,7 +65,7 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
         and inputs[0]._array.__class__ is DeviceArray
         and op.kind is not _VIEW
     ):
-        met = (_gpu or _gpu_eager()).run_dense(op, attributes, inputs)
+        met = (_gpu or _gpu_eager()).run_known(op, attributes, inputs)
         if met is not None:
             if thread.grad_enabled and op.derivative is not None:
                 for t in inputs:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flamec import cpu_eager, gpu_eager
+from flamec import cpu_eager, eager_programs
 from flamec.device_array import DeviceArray
 from flamec.gpu import gpu, move
 from flamec.ir.builder import GraphBuilder
@@ -37,7 +37,7 @@ def run_loop(
     if device is not None:
         here = gpu(device)
         there = [a if isinstance(a, DeviceArray) else move(a, device) for a in arrays]
-        call = gpu_eager.bind_graph(here, make(op, attributes, inputs), bindings, there)
+        call = eager_programs.bind_graph(here, make(op, attributes, inputs), bindings, there)
         results = zip(call.run(there), types, strict=True)
         return tuple(move(r, t.device) if t.device.type == "cpu" else r for r, t in results)
     length = bindings.get(_STEPS)

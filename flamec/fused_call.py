@@ -21,6 +21,7 @@ from flamec import cpu_eager, gpu_eager
 from flamec.common_memory import share_memory
 from flamec.device_array import DeviceArray
 from flamec.dispatch import tensor_builder
+from flamec.eager_programs import EagerCall, bind_graph
 from flamec.errors import CompileError, user_location
 from flamec.fused_program import ConcreteGraph, FusedProgram, NotFusable, trace_function
 from flamec.fusing import Composite, constant_key
@@ -202,9 +203,10 @@ class FusedCall:
 
     def accepts(self, tensors: Sequence[Tensor]) -> bool:
         """Whether the program may write where it would: into memory that no operand shares."""
+        copied = self._gpu_call.copied if self._gpu_call is not None else ()
         for position in self._written:
             target = tensors[position]
-            if not _can_be_written(target._array):
+            if position in copied or not _can_be_written(target._array):
                 return False
             if target._requires_grad and thread.grad_enabled:  # which is an error
                 return False
@@ -246,22 +248,20 @@ class FusedCall:
         return unflatten(self.program.structure, iter(results))
 
     @property
-    def plain_call(self) -> gpu_eager.EagerCall | None:
+    def plain_call(self) -> EagerCall | None:
         """See ``fusing.program_call``."""
         if self._updated or self.program.recorded or self._captured:
             return None
         return self._gpu_call
 
     # programs ---------------------------------------------------------------------------
-    def _runner(
-        self, graph: Graph, arrays: Sequence[Any]
-    ) -> tuple[Run, gpu_eager.EagerCall | None]:
+    def _runner(self, graph: Graph, arrays: Sequence[Any]) -> tuple[Run, EagerCall | None]:
         """The graph's program for arrays that lie as these do, and the call of it on a GPU."""
         graph = settle_sizes(graph, self.program.equal_sizes)
         if isinstance(arrays[0], np.ndarray):
             return cpu_eager.bind_graph(graph, self.bindings).run, None
         here = gpu(arrays[0].device)
-        call = gpu_eager.bind_graph(here, graph, self.bindings, arrays)
+        call = bind_graph(here, graph, self.bindings, arrays)
         return call.run, call
 
     def _concrete(self, graph: Graph) -> Types:
@@ -304,11 +304,9 @@ class FusedCall:
             if gradient is None:
                 gradient = tensor_builder.full_like(0.0, self._types[k])
             arrays.append(gradient._array)
-        key: list[Any] = [threading.get_ident()]  # what is bound belongs to a thread
-        for array in arrays:
-            dense = array if array.__class__ is DeviceArray else array.flags
-            key.append(None if dense.c_contiguous else array.strides)
-        layout = (*key,)
+        on_gpu = arrays[0].__class__ is DeviceArray
+        strides = gpu_eager.layouts(arrays) if on_gpu else [_strides(a) for a in arrays]
+        layout = threading.get_ident(), *strides  # what is bound belongs to a thread
         run = self._backwards.get(layout)
         if run is None:
             run = self._backwards[layout] = self._runner(program.backward, arrays)[0]
@@ -317,6 +315,10 @@ class FusedCall:
         for i in program.tracked:
             results[i] = Tensor._from_array(next(found), context.input_types[i])
         return results
+
+
+def _strides(array: np.ndarray) -> tuple[int, ...] | None:
+    return None if array.flags.c_contiguous else array.strides
 
 
 def _forget_history(saved: Any) -> None:
@@ -329,7 +331,7 @@ def _can_be_written(array: Any) -> bool:
     if isinstance(array, np.ndarray):
         flags = array.flags
         return flags.c_contiguous and flags.writeable and flags.aligned
-    return array.c_contiguous and not array.address % gpu_eager.ALIGNMENT
+    return array.c_contiguous or 0 not in array.strides
 
 
 def _not_inferred(*_: Any) -> Types:

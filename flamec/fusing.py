@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flamec.device_array import DeviceArray
+from flamec.device_array import ALIGNMENT, DeviceArray
 from flamec.errors import OperationError
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import Device, DType, TensorType
@@ -109,9 +109,9 @@ class InPlace:
         array = target._array
         if thread.trace is not None or array is None:
             return False
-        if array.__class__ is not DeviceArray and array.size < _LEAST_ON_CPU:
-            return False
-        if not array.flags.c_contiguous or not array.flags.writeable:
+        if array.__class__ is not DeviceArray and (
+            array.size < _LEAST_ON_CPU or not array.flags.c_contiguous or not array.flags.writeable
+        ):
             return False
         return find(self.composite, (target, *args), kwargs) is not None
 
@@ -191,8 +191,10 @@ def _bound(
             if array is None:
                 return None
             key.append(value._type._number or value._type.number)
-            layout = array if array.__class__ is DeviceArray else array.flags
-            if not layout.c_contiguous:
+            if array.__class__ is DeviceArray:
+                if not array.c_contiguous or array.address % ALIGNMENT:
+                    key.append((array.strides, array.address % ALIGNMENT))
+            elif not array.flags.c_contiguous:
                 key.append(array.strides)
             if recording and (
                 value._requires_grad or value._value is not None or value._storage.value is not None

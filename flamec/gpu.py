@@ -184,17 +184,20 @@ class Gpu:
         size_hints: Mapping[str, int],
         narrow: bool,
         strict: bool = False,
+        unaligned: Sequence[int] = (),
     ) -> Prepared:
         """A program over symbolic sizes for eager mode, launched kernel by kernel if they are few.
 
         Its schedules may come from the tuning database, but none are measured for it.
         ``narrow``: no array has 2^31 or more elements. ``strict``: see ``CompileOptions.numerics``.
-        No symbol is larger than its hint.
+        No symbol is larger than its hint. ``unaligned``: inputs at any addresses.
         """
         from flamec import cuda_backend
 
         options = default_options(autotune="off", **({"numerics": "strict"} if strict else {}))
-        prepared = cuda_backend.prepare(graph, symbols, options, size_hints, narrow, near=True)
+        prepared = cuda_backend.prepare(
+            graph, symbols, options, size_hints, narrow, near=True, unaligned=unaligned
+        )
         runner: Any = prepared.runner
         runner.program.graphs = runner.program.is_worth_a_graph
         return prepared

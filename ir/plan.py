@@ -9,8 +9,8 @@ symbolic; they are evaluated when sizes are bound.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from flamec.ir.actions import (
@@ -217,6 +217,28 @@ class ExecutionPlan:
     @property
     def kernel_count(self) -> int:
         return sum(step.kind not in CONTROL_STEPS for step in self.steps)
+
+    def copies_into(self, position: int) -> bool:
+        """Whether all of an input is copied to where it is, not only what is new of it."""
+        buffer = self.inputs[position]
+        return any(isinstance(a, Copy) and a.target == buffer for a in self.actions)
+
+    def with_unaligned(self, positions: Collection[int]) -> ExecutionPlan:
+        """The plan of kernels to which these inputs may be given at any address."""
+        if not positions:
+            return self
+        buffers = {self.inputs[position] for position in positions}
+        kernels = list(self.kernels)
+        for action in self.actions:
+            if not isinstance(action, Launch):
+                continue
+            source = kernels[action.kernel]
+            names = [name for name, kind in source.parameters if kind != "constexpr"]
+            given = zip(names, action.arguments, strict=True)
+            odd = {name for name, argument in given if argument.buffer in buffers}
+            aligned = tuple(name for name in source.aligned if name not in odd)
+            kernels[action.kernel] = replace(source, aligned=aligned)
+        return replace(self, kernels=tuple(kernels))
 
     def bytes_moved(self) -> Dim:
         """Bytes read and written by all steps together."""

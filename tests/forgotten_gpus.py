@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from flamec import arithmetic_in_place, fused_call, fusing, gpu, gpu_eager, random
+from flamec import arithmetic_in_place, eager_programs, fused_call, fusing, gpu, gpu_eager, random
 from flamec.functional import arguments, promotion
 from flamec.gpu import Gpu
 
@@ -15,7 +15,7 @@ from flamec.gpu import Gpu
 def forget_gpus(monkeypatch: pytest.MonkeyPatch, gpus: Mapping[int, Gpu]) -> None:
     """Let the frontend know ``gpus`` alone, by number, and no programs and arrays for others."""
     monkeypatch.setattr(gpu, "_gpus", dict(gpus))
-    monkeypatch.setattr(gpu_eager, "_programs", {})
+    monkeypatch.setattr(eager_programs, "_programs", {})
     monkeypatch.setattr(gpu_eager, "_calls", gpu_eager._OfThread())
     monkeypatch.setattr(arithmetic_in_place, "_calls", arithmetic_in_place._OfThread())
     monkeypatch.setattr(fusing, "_calls", fusing._Calls())

@@ -12,6 +12,7 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from forgotten_gpus import forget_gpus
@@ -38,6 +39,7 @@ class HostBytes:
         self.bytes = np.full(nbytes + ALIGNMENT, 0xFF, np.uint8)
         start: int = self.bytes.__array_interface__["data"][0]
         self.address = -(-start // ALIGNMENT) * ALIGNMENT
+        self.end = self.address + nbytes
 
     def __del__(self) -> None:
         self.bytes[...] = 0xFF
@@ -88,6 +90,7 @@ class SimulatedRuntime:
     def __init__(self) -> None:
         self.pinned = SimulatedPinnedPool()
         self.pending: list[tuple[int, np.ndarray]] = []
+        self.blocks: WeakSet[HostBytes] = WeakSet()
         self.work: list[str] = []
 
     def is_pinned(self, array: np.ndarray) -> bool:
@@ -104,7 +107,14 @@ class SimulatedRuntime:
         return memory, memory.address
 
     def allocate(self, nbytes: int) -> HostBytes:
-        return HostBytes(nbytes)
+        block = HostBytes(nbytes)
+        self.blocks.add(block)
+        return block
+
+    def there(self, address: int, nbytes: int) -> np.ndarray:
+        """So many bytes from ``address`` on, up to the end of the block that it is in."""
+        ends = [b.end for b in self.blocks if b.address <= address < b.end]
+        return at(address, (min([nbytes, *(end - address for end in ends)]),), np.dtype(np.uint8))
 
     def write(self, address: int, array: np.ndarray, wait: bool = True) -> None:
         self.finish()
@@ -166,8 +176,12 @@ class SimulatedGpu(Gpu):
         size_hints: Mapping[str, int],
         narrow: bool,
         strict: bool = False,
+        unaligned: Sequence[int] = (),
     ) -> Prepared:
-        return self.prepare(graph, symbols, default_options())
+        prepared = self.prepare(graph, symbols, default_options())
+        runner: Any = prepared.runner
+        runner.unaligned = unaligned
+        return prepared
 
     def stream_number(self) -> int:
         return 1
@@ -187,9 +201,10 @@ class SimulatedRunner:
         assert {v.type.device for v in graph.values()} <= {gpu.device}, "a value is elsewhere"
         self.memory = CudaMemory(gpu)
         self.gpu, self.graph, self.symbols = gpu, graph, symbols
+        self.unaligned: Sequence[int] = ()
 
     def bind(self, sizes: tuple[int, ...]) -> Any:
-        bound: Any = BoundGraph(self.graph, self.symbols, sizes, self.gpu.runtime)
+        bound: Any = BoundGraph(self.graph, self.symbols, sizes, self.gpu.runtime, self.unaligned)
         return CudaInvocation(self.gpu, bound)
 
 
@@ -197,8 +212,14 @@ class BoundGraph:
     """Called like ``BoundCudaProgram``."""
 
     def __init__(
-        self, graph: Graph, symbols: Sequence[str], sizes: tuple[int, ...], runtime: Any
+        self,
+        graph: Graph,
+        symbols: Sequence[str],
+        sizes: tuple[int, ...],
+        runtime: Any,
+        unaligned: Sequence[int] = (),
     ) -> None:
+        self.unaligned = unaligned
         count = len(graph.inputs)
         self.runtime = runtime
         self.graph = graph
@@ -214,8 +235,19 @@ class BoundGraph:
         shape = evaluate_shape(value.type.shape, self.bindings)
         return at(address, shape, value.type.dtype.numpy)
 
+    def _read(self, value: Any, address: int) -> np.ndarray:
+        """A copy of an input, of which what is behind the end of its memory is never used."""
+        shape = evaluate_shape(value.type.shape, self.bindings)
+        array = np.empty(shape, value.type.dtype.numpy)
+        content = array.reshape(-1).view(np.uint8)
+        there = self.runtime.there(address, array.nbytes)
+        content[: there.size] = there
+        content[there.size :] = 0xFF
+        return array
+
     def launch(self, addresses: Sequence[int]) -> None:
-        assert all(a % 16 == 0 for a in addresses), "a kernel cannot use the address"
+        aligned = [a for i, a in enumerate(addresses) if i not in self.unaligned]
+        assert all(a % 16 == 0 for a in aligned), "a kernel cannot use the address"
         self.addresses[:] = addresses
         self()
 
@@ -223,14 +255,15 @@ class BoundGraph:
         self.runtime.finish()
         self.runtime.work.append(self.graph.name)
         graph, addresses = self.graph, self.addresses
-        inputs = [self._array(v, a) for v, a in zip(graph.inputs, addresses, strict=False)]
-        outputs, updates = evaluate_graph(graph, [a.copy() for a in inputs], self.bindings)
+        inputs = [self._read(v, a) for v, a in zip(graph.inputs, addresses, strict=False)]
+        outputs, updates = evaluate_graph(graph, inputs, self.bindings)
         for value, address, result in zip(
             graph.outputs, addresses[len(inputs) :], outputs, strict=True
         ):
             self._array(value, address)[...] = result
         for position, result in updates.items():
-            inputs[position][...] = result
+            there = self.runtime.there(addresses[position], result.nbytes)
+            there[...] = np.ascontiguousarray(result).reshape(-1).view(np.uint8)[: there.size]
 
 
 def install(monkeypatch: Any, count: int = 2) -> list[SimulatedGpu]:

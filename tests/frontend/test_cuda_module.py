@@ -12,7 +12,7 @@ import pytest
 from simulated_gpu import SimulatedGpu
 
 import flamec
-from flamec import dlpack, gpu_eager
+from flamec import dlpack, eager_programs
 from flamec.ir.types import ALL_DTYPES, Device
 from flamec.runtime.cuda.driver import unavailable_reason
 
@@ -312,7 +312,7 @@ def test_eager_operations_compile_once_for_all_sizes(real: Device) -> None:
         ((x * 2).softmax(1) @ flamec.rand(m, n, device=real)).sum()
 
     work(37, 41)
-    before = len(gpu_eager._programs)
+    before = len(eager_programs._programs)
     for n, m in ((43, 39), (45, 47), (35, 33)):
         work(n, m)
-    assert len(gpu_eager._programs) == before
+    assert len(eager_programs._programs) == before

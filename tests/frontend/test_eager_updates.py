@@ -151,7 +151,7 @@ def test_an_update_that_cannot_be_compiled_is_said(
     monkeypatch.setattr(
         simulated[0],
         "prepare_operation",
-        lambda g, s, h, n, strict: SimulatedGpu.prepare(simulated[0], g, s, default_options()),
+        lambda g, s, *_: SimulatedGpu.prepare(simulated[0], g, s, default_options()),
     )
     x = flamec.ones(3, device="cuda").requires_grad_()
     made = optim.SGD([x], lr=0.5)

@@ -11,7 +11,7 @@ from compiling_gpu import new_process
 from simulated_gpu import SimulatedGpu
 
 import flamec
-from flamec import compiled_function
+from flamec import compiled_function, eager_programs
 from flamec.config import default_options
 from flamec.cuda_backend import codegen_options
 from flamec.float32_precision import restore_settings, saved_settings, settings_of
@@ -72,14 +72,12 @@ def test_what_has_no_products_is_left_alone(gpu: Device) -> None:
 
 def test_eager_products_follow(gpu: Device) -> None:
     """Programs of single operations are kept for each precision."""
-    from flamec import gpu_eager
-
     x = flamec.ones(4, 4, device=gpu)
     counts = []
     for precision in ("highest", "high", "high"):
         flamec.set_float32_matmul_precision(precision)
         assert (x @ x).tolist() == [[4.0] * 4] * 4
-        counts.append(len(gpu_eager._programs))
+        counts.append(len(eager_programs._programs))
     assert counts[0] < counts[1] == counts[2]
 
 
@@ -235,12 +233,11 @@ def test_a_change_between_forward_and_backward(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_eager_convolutions_follow(gpu: Device) -> None:
-    from flamec import gpu_eager
 
     x, w = flamec.ones(1, 2, 4, 4, device=gpu), flamec.ones(2, 2, 3, 3, device=gpu)
     counts = []
     for allowed in (True, False, False):
         flamec.backends.cudnn.allow_tf32 = allowed
         assert F.conv2d(x, w).tolist() == [[[[18.0] * 2] * 2] * 2]
-        counts.append(len(gpu_eager._programs))
+        counts.append(len(eager_programs._programs))
     assert counts[0] < counts[1] == counts[2]

@@ -182,7 +182,7 @@ def test_lines_that_are_too_long_to_sort(
     simulated: list[SimulatedGpu], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their places do not fit in what a key leaves room for; programs are for all sizes."""
-    monkeypatch.setattr("flamec.gpu_eager._LONGEST_LINE", 100)
+    monkeypatch.setattr("flamec.eager_programs._LONGEST_LINE", 100)
     x = flamec.arange(120.0, device="cuda")
     for call in (flamec.sort, flamec.argsort, lambda x: x.topk(3), lambda x: x.kthvalue(2)):
         with pytest.raises(OperationError, match="a line of 120 elements") as raised:
