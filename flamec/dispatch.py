@@ -9,7 +9,7 @@ and then stored, so the tape and the trace stay free of mutation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -30,6 +30,7 @@ from flamec.state import process, thread
 from flamec.tape import (
     APART,
     DETACH,
+    PARTIAL,
     Detachment,
     Leaf,
     Saved,
@@ -37,7 +38,6 @@ from flamec.tape import (
     cut_off,
     history_of,
     hold_history,
-    is_detached,
     record,
     set_leaf,
     tape_value,
@@ -306,20 +306,44 @@ def refuse_leaf(target: Tensor, name: str) -> None:
             f"{name}: a leaf tensor that requires grad (or a view of one) is changed in place; "
             f"wrap the change in flamec.no_grad() (at {user_location()})"
         )
+    if PARTIAL and target._steps and _is_partial(target):
+        raise RuntimeError(
+            f"{name}: a view by as_strided() is changed in place that reaches beyond the tensor "
+            "which it was made of, and whose gradients go there; make it of the tensor that has "
+            f"all of the memory (at {user_location()})"
+        )
+
+
+def _is_partial(target: Tensor) -> bool:
+    """Whether the history of a view is that of a part of what it shows."""
+    return any(value in PARTIAL for value in _seen_through(target))
+
+
+def _seen_through(target: Tensor) -> Iterator[Value]:
+    """The values of a view that is recorded and of what it is a view of, the last first."""
+    trace = thread.trace
+    value = tape_value(target) if trace is None else trace.value_of(target)
+    while value is not None:
+        yield value
+        node = value.node
+        value = node.inputs[0] if node is not None and node.op.kind is OpKind.VIEW else None
 
 
 def _refuses_in_place(target: Tensor) -> bool:
     """Whether a target is a leaf that requires grad, or a view of one."""
     if target._requires_grad:
         return True
-    if not target._steps or is_detached(target._steps):
+    if not target._steps or not target.requires_grad:
         return False
-    leaf: Tensor | None = None
-    if thread.trace is not None:
-        leaf = thread.trace.leaf_of(target._storage)
-    elif isinstance(target._storage.value, Leaf):
-        leaf = target._storage.value.tensor()
-    return leaf is not None and leaf._requires_grad
+    for value in _seen_through(target):
+        leaf: Tensor | None = None
+        if thread.trace is not None:
+            leaf = thread.trace.leaf_tensors.get(value)
+        elif isinstance(value, Leaf):
+            leaf = value.tensor()
+        if leaf is not None:
+            return leaf._requires_grad
+    return False
 
 
 class TapeBuilder(Builder):

@@ -409,11 +409,10 @@ def tracked(leaf: Any) -> Tensor:
         raise OperationTypeError(
             f"derivatives are taken by floating-point tensors, not {kind} (at {user_location()})"
         )
-    if leaf.requires_grad:  # a value of its own, still connected for higher orders
-        shared: Tensor = apply_named("mul", leaf, tensor_builder.constant(1, leaf._type))
-        return shared
-    fresh: Tensor = apply_named("mul", leaf, tensor_builder.constant(1, leaf._type))
-    fresh.requires_grad = True
+    # a value of its own, still connected for higher orders, in the same memory
+    fresh: Tensor = apply_named("reshape", leaf, shape=leaf._type.shape)
+    if not leaf.requires_grad:
+        fresh.requires_grad = True
     return fresh
 
 

@@ -32,12 +32,12 @@ class InnerTrace(Trace):
         if self.outer is not None:
             self.oracle = self.outer.oracle
 
-    def stand_in(self, type: TensorType, tracked: bool) -> Tensor:
+    def stand_in(self, type: TensorType, tracked: bool, storage: Storage | None = None) -> Tensor:
         """A tensor that stands for an argument, the next input of the graph."""
         value = self.add_input(type, InputSource("argument"))
         if tracked:
             self.tracked.add(value)
-        return self.wrap(value)
+        return self.wrap(value, storage)
 
     def root_of(self, tensor: Tensor) -> Root:
         """Of several captured views of one memory, the one that the tensor is a view of."""

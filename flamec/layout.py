@@ -17,7 +17,7 @@ from flamec.ir.shape import Dim, SymbolicDim, equal, structurally_equal
 from flamec.ir.types import TensorType
 from flamec.roots import AliasDiscovered
 from flamec.state import thread
-from flamec.tensor import Storage, Tensor, ViewStep
+from flamec.tensor import ExampleStorage, Storage, Tensor, ViewStep
 from flamec.watching import unwatched
 
 Strides = tuple[Dim, ...]
@@ -107,6 +107,8 @@ def ask(tensor: Tensor, question: str) -> None:
     ``question``: ``"view"``, whether a view can be made of it, which matters if somebody sees that
     it is one; ``"strides"``; ``"offset"``; ``"storage"``, all that lies in its memory.
     """
+    while isinstance(tensor._storage, ExampleStorage):
+        tensor = tensor._storage.source
     trace: Any = thread.trace
     while trace is not None and trace.host is None:
         trace = getattr(trace, "outer", None)
@@ -130,6 +132,9 @@ def base_strides(storage: Storage) -> Strides:
 def layout(tensor: Tensor) -> tuple[Strides, Dim]:
     """The strides and the offset from the start of the storage, both in elements."""
     storage, steps = tensor._storage, tensor._steps
+    if isinstance(storage, ExampleStorage):
+        place = _place_of_example(storage).follow(steps)
+        return place.strides, place.offset
     place = _Place(storage.base_type, base_strides(storage), 0)
     trace = thread.trace
     root = None if trace is None else trace.roots.get(storage)
@@ -145,6 +150,16 @@ def layout(tensor: Tensor) -> tuple[Strides, Dim]:
         steps = steps[len(root.steps) :]
     place = place.follow(steps)
     return place.strides, place.offset
+
+
+def _place_of_example(storage: ExampleStorage) -> _Place:
+    inner, thread.trace = thread.trace, storage.outer
+    try:
+        strides, offset = layout(storage.source)
+    finally:
+        thread.trace = inner
+    dim = storage.dim
+    return _Place(storage.base_type, (*strides[:dim], *strides[dim + 1 :]), offset)
 
 
 @dataclass(frozen=True)

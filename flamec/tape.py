@@ -61,6 +61,10 @@ def hold_history(storage: Storage, holder: Storage | Detachment, value: Value | 
         storage.value = APART
 
 
+# histories of views that lead to a part of what they show (``written_histories.follow_part``)
+PARTIAL: weakref.WeakSet[Value] = weakref.WeakSet()
+
+
 class Leaf(Value):
     """The autograd value of a tensor whose gradient is accumulated in ``.grad``."""
 

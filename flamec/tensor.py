@@ -93,6 +93,21 @@ class Storage:
         self.value: Value | None = None
 
 
+class ExampleStorage(Storage):
+    """The memory of what stands for an element of a batch in ``func.vmap``: of ``source``, without
+    the dimension ``dim``. ``outer``: the trace that the batch belongs to, or None."""
+
+    __slots__ = ("dim", "outer", "source")
+
+    def __init__(
+        self, base_type: TensorType, source: Tensor, dim: int, outer: Trace | None
+    ) -> None:
+        super().__init__(base_type)
+        self.source = source
+        self.dim = dim
+        self.outer = outer
+
+
 class Tensor:
     """An n-dimensional array that knows how it was computed.
 

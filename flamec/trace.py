@@ -35,7 +35,7 @@ from flamec.roots import AliasDiscovered, Root, view_overlaps_itself
 from flamec.size_oracle import SizeOracle
 from flamec.sources import InputSource
 from flamec.state import thread
-from flamec.tape import Leaf, is_detached, tape_value
+from flamec.tape import is_detached, tape_value
 from flamec.tensor import RuntimeNumber, Storage, Tensor, ViewStep
 from flamec.traced_gradients import TracedGradients
 from flamec.traced_hooks import TracedHooks
@@ -207,9 +207,9 @@ class Trace:
                 return tensor
         return self.wrap(value)
 
-    def wrap(self, value: Value) -> Tensor:
-        """A new tensor, with a storage of its own, whose value is ``value``."""
-        tensor = Tensor._from_trace(self, value.type)
+    def wrap(self, value: Value, storage: Storage | None = None) -> Tensor:
+        """A new tensor, with a storage of its own (``storage``), whose value is ``value``."""
+        tensor = Tensor._from_trace(self, value.type, storage)
         self.roots[tensor._storage] = Root((), value, value.type)
         tensor._cached = (self.serial, 0, value)
         self.value_tensors[value] = tensor
@@ -383,14 +383,6 @@ class Trace:
         switch(self, tensor, flag)
         if flag:
             self.mark_leaf(tensor)
-
-    def leaf_of(self, storage: Storage) -> Tensor | None:
-        """The leaf whose memory is the whole of ``storage``."""
-        root = self.roots.get(storage)
-        if root is None:
-            value = storage.value
-            return value.tensor() if isinstance(value, Leaf) else None
-        return self.leaf_tensors.get(root.value)
 
     def leaves(self) -> Iterator[tuple[Value, Tensor]]:
         """The leaves by their first values, where their gradients are complete."""

@@ -23,7 +23,7 @@ from flamec.ir.passes.differentiate import reachable_nodes
 from flamec.ir.shape import Dim, equal
 from flamec.state import set_grad_enabled, thread
 from flamec.structures import Structure, flatten, unflatten
-from flamec.tensor import Tensor
+from flamec.tensor import ExampleStorage, Tensor
 from flamec.trace import Trace
 
 __all__ = ["vmap"]
@@ -198,7 +198,8 @@ def _example(trace: InnerTrace, tensor: Tensor, dim: int) -> Tensor:
     """What stands for one element of ``tensor``."""
     shape = tensor._type.shape
     type = tensor._type.with_shape((*shape[:dim], *shape[dim + 1 :]))
-    return trace.stand_in(type, trace.is_outer_tracked(tensor))
+    storage = ExampleStorage(type, tensor, dim, trace.outer)
+    return trace.stand_in(type, trace.is_outer_tracked(tensor), storage)
 
 
 def _inputs(

@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from flamec.dispatch import written_base
+from flamec.dispatch import TapeBuilder, written_base
+from flamec.errors import user_location
 from flamec.ir.graph import Value
 from flamec.ir.op import lookup
-from flamec.tape import history_of, hold_history
+from flamec.state import thread
+from flamec.tape import DETACH, PARTIAL, history_of, hold_history, set_tape_value, tape_value
 from flamec.tensor import Tensor
+from flamec.write_builder import WriteBuilder
+from flamec.write_through import write_through
 
 if TYPE_CHECKING:
     from flamec.trace import Trace
@@ -39,6 +43,33 @@ def written_values(trace: Trace, is_freed: Callable[[Value], bool]) -> dict[int,
         if root.value.type.dtype.is_floating_point:
             found[position] = root.value
     return found
+
+
+def follow_part(view: Tensor, part: Tensor) -> None:
+    """Let a view of all that lies in the memory of ``part`` have the history of the elements that
+    are its own, until the memory is written to."""
+    steps = [step for step in part._steps if step[0] is not DETACH[0]]
+    seen = [step for step in view._steps if step[0] is not DETACH[0]]
+    trace = thread.trace
+    if trace is not None:
+        root = trace.root_of(part)
+        skipped = len([step for step in root.steps if step[0] is not DETACH[0]])
+        builder = WriteBuilder(trace)
+        base = builder.detach(root.value)
+        value = write_through(builder, base, steps[skipped:], trace.value_of(part))
+        trace.tracked.add(value)
+        value = trace.seen_through(value, seen[skipped:])
+        PARTIAL.add(value)
+        trace.remember(view, root, value)
+        return
+    own = tape_value(part)
+    assert own is not None
+    tape = TapeBuilder(user_location())
+    value = write_through(tape, Value(part._storage.base_type), steps, own)
+    for op, attributes in seen:
+        value = tape.apply(op, (value,), attributes)
+    PARTIAL.add(value)
+    set_tape_value(view, value)
 
 
 def follow(target: Tensor, value: Value) -> None:

@@ -17,7 +17,7 @@ from flamec.ir.shape import format_shape, product, structurally_equal
 from flamec.layout import ask, is_row_major, layout
 from flamec.state import thread
 from flamec.tape import cut_off, is_detached
-from flamec.tensor import Tensor
+from flamec.tensor import ExampleStorage, Tensor
 
 
 def as_strided(
@@ -25,8 +25,9 @@ def as_strided(
 ) -> Tensor:
     """A view of the storage of ``input``; strides and offset count elements.
 
-    Raises RuntimeError where the view reaches outside the storage, where its elements overlap, and
-    where gradients of a part of a storage are asked of more than that part.
+    Gradients go to the elements of ``input`` alone, until the memory is written to: then the view
+    is one of the storage. Raises RuntimeError where the view reaches outside the storage (in
+    ``func.vmap``: the elements of an example), and where its elements overlap.
     """
     shape = [int(d) for d in sizes("as_strided", (tuple(size),))]
     strides = [int(s) for s in sizes("as_strided", (tuple(stride),))]
@@ -36,42 +37,58 @@ def as_strided(
             f"(at {user_location()})"
         )
     ask(input, "storage")
-    offset = int(layout(input)[1] if storage_offset is None else storage_offset)
-    last = offset + sum((d - 1) * s for d, s in zip(shape, strides, strict=True))
-    flat, start = _elements_in_a_row(input, offset, last)
-    offset, last = offset - start, last - start
-    if 0 in shape:
-        return regroup(window(flat, 0, 0, 0), shape)
-    if offset < 0 or last >= int(flat._type.shape[0]):
+    first = int(layout(input)[1] if storage_offset is None else storage_offset)
+    last = first + sum((d - 1) * s for d, s in zip(shape, strides, strict=True))
+    input = _once(input)
+    own, start = _own_elements(input)
+    if own is not None and (0 in shape or (start <= first and last < start + own.shape[0])):
+        return _composed(own, shape, strides, first - start)
+    flat = flat_storage(input)
+    if 0 not in shape and (first < 0 or last >= int(flat._type.shape[0])):
         raise OperationError(
-            f"as_strided: size {shape}, stride {strides}, storage offset {offset} are out of "
+            f"as_strided: size {shape}, stride {strides}, storage offset {first} are out of "
             f"bounds for storage of {flat._type.shape[0]} elements (at {user_location()})"
         )
-    return _composed(flat, shape, strides, offset)
+    view = _composed(flat, shape, strides, first)
+    if thread.grad_enabled and input.requires_grad:
+        from flamec.written_histories import follow_part  # few programs come here
+
+        follow_part(view, input)
+    return view
 
 
-def _elements_in_a_row(input: Tensor, first: int, last: int) -> tuple[Tensor, int]:
-    """A view of one dimension, and the place of its first element in the storage.
+def _once(input: Tensor) -> Tensor:
+    """The elements of a tensor without those that an expanded dimension repeats."""
+    for axis, (size, stride) in enumerate(zip(input._type.shape, layout(input)[0], strict=True)):
+        if structurally_equal(stride, 0) and not structurally_equal(size, 0):
+            input = window(input, axis, 0, 1)
+    return input
 
-    Of the tensor itself, with its history, if elements ``first`` to ``last`` of the storage are
-    among its own, which are in a row there; else of the storage.
-    """
-    own, begin = layout(input)
-    size, start = int(product(input._type.shape)), int(begin)  # a program for each size
-    if start <= first and last < start + size and is_row_major(input._type.shape, own):
-        return regroup(input, (size,)), start
-    flat = flat_storage(input)
-    if input.requires_grad and not flat.requires_grad:
-        raise OperationError(
-            f"as_strided: no gradient of a part of a storage, with strides {list(own)} and storage "
-            f"offset {start}, by more than the elements of that part; detach() it "
-            f"(at {user_location()})"
-        )
-    return flat, 0
+
+def _own_elements(input: Tensor) -> tuple[Tensor | None, int]:
+    """The elements of a tensor as they lie in memory, if they are in a row there, in whatever
+    order of dimensions; and the place of the first in the storage."""
+    own, start = layout(input)
+    strides = [int(s) for s in own]  # a program for each size
+    shape = [int(d) for d in input._type.shape]
+    order = sorted(range(len(shape)), key=lambda i: (-strides[i], -shape[i]))
+    if not is_row_major([shape[i] for i in order], tuple([strides[i] for i in order])):
+        return None, int(start)
+    if order != sorted(order):
+        input = apply_named("permute", input, axes=tuple(order))
+    return regroup(input, (product(shape),)), int(start)
 
 
 def flat_storage(input: Tensor) -> Tensor:
+    """All that lies in the memory of a tensor, in a row."""
     storage = input._storage
+    if isinstance(storage, ExampleStorage):
+        own, begin = layout(input)
+        raise OperationError(
+            "as_strided: in func.vmap a view has elements of its example alone, and these must lie "
+            f"in a row; the example of shape {format_shape(input._type.shape)} has strides "
+            f"{list(own)} and storage offset {begin} (at {user_location()})"
+        )
     if storage.base is not None and not is_row_major(
         storage.base_type.shape, tuple(s // storage.base.itemsize for s in storage.base.strides)
     ):
@@ -101,6 +118,8 @@ def _composed(flat: Tensor, shape: list[int], strides: list[int], offset: int) -
         key=lambda i: -strides[i],
     )
     view, total = flat, int(flat._type.shape[0])
+    if 0 in shape:
+        return regroup(window(flat, 0, 0, 0), shape)
     for position, axis in enumerate(order):
         count, step = shape[axis], strides[axis]
         block = 1 + sum((shape[i] - 1) * strides[i] for i in order[position + 1 :])

@@ -441,10 +441,3 @@ def test_gradients_of_strided_views_of_parts(wrap: Any) -> None:
     for begin in begins:
         wanted = gradient(torch, lambda x: x.as_strided((2, 2), (2, 1)), begin)
         np.testing.assert_array_equal(gradient(flamec, ours, begin), wanted, begin)
-
-
-def test_strided_views_outside_of_a_leaf_have_no_gradient() -> None:
-    x = flamec.arange(6.0)[2:].requires_grad_()
-    with pytest.raises(RuntimeError, match=r"as_strided: no gradient.*offset 2.*shape_parity.py"):
-        x.as_strided((2,), (1,), 0)
-    assert x.detach().as_strided((2,), (1,), 0).tolist() == [0.0, 1.0]
