@@ -1,9 +1,10 @@
-"""NumPy's arrays in Python's state, beside the tensors of a trace.
+"""NumPy's arrays and buffers in Python's state, beside the tensors of a trace.
 
 In: the arrays whose content a trace guards. What a tensor is made of is copied while it is traced,
 because the traced function may change the array before the program runs. Of a tensor that shares
 an array's memory the program reads what is there when it runs. So if the traced function has
-changed the array by NumPy's means, the order of the two is lost, and the function is refused.
+changed the array by NumPy's means, or a buffer by Python's, the order of the two is lost, and the
+function is refused.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flamec.common_memory import share_memory
+from flamec.common_memory import memory_of, share_memory
 from flamec.errors import CompileError
 from flamec.guarded_values import Guard
 from flamec.sources import InputSource
@@ -37,18 +38,15 @@ class StateArrays:
         self, name: str, guards: Iterable[Guard], sources: Sequence[InputSource]
     ) -> None:
         """CompileError if an array has changed whose memory inputs of the program have."""
-        if not self._owners:
-            return
+        changed = [guard for guard in guards if guard.kind == "content" and not guard.holds()]
         inputs = [array for s in sources if isinstance(array := _array_of(s), np.ndarray)]
-        for guard in guards if inputs else ():
-            if guard.kind != "content" or not isinstance(guard.owner, np.ndarray):
-                continue
-            shares = any(share_memory(guard.owner, array) for array in inputs)
-            if shares and not guard.holds():
+        for guard in changed:
+            memory = memory_of(guard.owner)
+            if memory is not None and any(share_memory(memory, array) for array in inputs):
                 raise CompileError(
-                    f"{name}: {guard.name} changes by NumPy's means, and tensors that the function "
-                    "uses share its memory: a program cannot tell what they held when. Change the "
-                    "tensor instead, or use a copy (flamec.tensor)"
+                    f"{name}: {guard.name} changes by other means than a tensor's, and tensors "
+                    "that the function uses share its memory: a program cannot tell what they held "
+                    "when. Change the tensor instead, or use a copy (flamec.tensor)"
                 )
 
 

@@ -3,7 +3,7 @@ array, windows of one buffer, a parameter over the memory of another tensor.
 
 A trace knows memory by its ``Storage``. Storages over the same bytes are different to it, and what
 is written through one would not be read through the other. In: the arrays that are the inputs of a
-graph, which of them it writes, and NumPy's arrays that Python reads beside them. Out: Uncompiled
+graph, which of them it writes, and memory that Python reads beside them. Out: Uncompiled
 from the trace (``InputMemory``), and conditions of later calls (``separate_memory.py``). Invariant:
 no program writes bytes that another of its inputs lies in. Of a function that writes to none of its
 inputs nothing is asked.
@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from flamec.dlpack import ForeignMemory
 from flamec.errors import Uncompiled, user_location
 from flamec.gpu import byte_range, may_overlap
+from flamec.guarded_values import buffer_of
 
 _MOST_WORK: Any = 10_000  # to find out whether strided arrays have an element in common
 
@@ -49,6 +51,23 @@ def share_memory(one: Any, other: Any) -> bool:
     return not isinstance(other, np.ndarray) and may_overlap(one, other)
 
 
+def memory_of(value: Any) -> np.ndarray | None:
+    """An array that lies where an array or a buffer does; None for another object. It does not keep
+    a buffer from being given other memory, so only its place may be looked at."""
+    if isinstance(value, np.ndarray):
+        return value
+    view = buffer_of(value)
+    if view is None:
+        return None
+    with view:
+        if not view.nbytes:
+            return np.zeros(0, np.uint8)
+        array = np.frombuffer(view, np.uint8) if view.contiguous else np.asarray(view)
+        interface = array.__array_interface__
+        del array
+    return np.asarray(SimpleNamespace(__array_interface__=interface))
+
+
 def _bytes_of(array: Any) -> tuple[int, int]:
     """The addresses from the first byte of an array to behind the last; (0, 0) if it has none."""
     if not array.size:
@@ -71,7 +90,7 @@ class InputMemory:
         self._written = np.zeros(0, np.bool_)
 
     def read(self, position: int | None, array: Any, name: str) -> None:
-        """An input is met, or an array of NumPy (None) whose elements Python reads; Uncompiled if
+        """An input is met, or memory (None) whose elements Python reads; Uncompiled if
         its memory was written as another's."""
         number = len(self._arrays)
         if position is not None:

@@ -17,23 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from flamec.autograd import grad
 from flamec.autograd.engine import keep_gradient
-from flamec.autograd.hooks import register_hook, replayed
-from flamec.autograd.rules import apply_recorded
+from flamec.autograd.hooks import replayed
 from flamec.call_path import CHANGED
 from flamec.capture import Captured
-from flamec.dispatch import apply, refuse_leaf, tensor_builder, write
-from flamec.errors import CompileError
+from flamec.dispatch import refuse_leaf, tensor_builder, write
 from flamec.float32_precision import settings_of
 from flamec.freed_histories import sharing
 from flamec.gradient_reports import gradient_reports
 from flamec.ir.builder import Builder, Report
-from flamec.ir.custom import RecordedRule
-from flamec.ir.evaluate import concrete_attributes
 from flamec.ir.graph import Graph, Location, Value
 from flamec.ir.op import Op, OpKind, Types
-from flamec.ir.passes.differentiate import differentiate_graph, reachable_nodes
+from flamec.ir.passes.differentiate import differentiate_graph
 from flamec.ir.passes.extract import with_given
 from flamec.ir.passes.forget_derivatives import forget_derivatives
 from flamec.ir.passes.partition import partition
@@ -42,8 +37,9 @@ from flamec.ir.passes.settle_sizes import SettledSizes, settle_sizes
 from flamec.ir.shape_oracle import using_oracle
 from flamec.prepared import Prepared, graph_device
 from flamec.program import Program
+from flamec.replayed_calls import ReplayedCall
 from flamec.stages import Stages
-from flamec.state import enable_grad, no_grad, process, thread
+from flamec.state import process, thread
 from flamec.tape import Packed, Saved, TapeNode, record, tape_value
 from flamec.tensor import Tensor
 from flamec.tracked_inputs import inputs_with_gradients
@@ -101,7 +97,8 @@ class DifferentiableProgram:
         joint = recognize_attention(joint)  # before it is cut between forward and backward
         on_gpu = graph_device(joint).type == "cuda"
         counts = len(sources), first
-        parts = partition(joint, *counts, on_gpu, memory_budget, gradients)
+        kept = self.replayed.states
+        parts = partition(joint, *counts, on_gpu, memory_budget, gradients, kept)
         self.joint = joint
         self._bases = [i for i in captured.tracked_inputs if sources[i].kind == "base"]
         self._states = list(states)  # generators that derivatives draw from
@@ -112,6 +109,7 @@ class DifferentiableProgram:
         self.backward_graph: Graph = parts.backward
         self._saved_inputs: tuple[int, ...] = parts.saved_inputs
         self._saved_count: int = parts.saved_count
+        self._saved_contents: tuple[int, ...] = parts.saved_contents
         read = captured.trace.parts.inputs_read(captured.graph.inputs)
         self._needed = {*self._saved_inputs, *(set(read) - captured.graph.updates.keys())}
         self.captured = replace(captured, graph=parts.forward, sources=sources)
@@ -158,23 +156,13 @@ class DifferentiableProgram:
         return found
 
     @cached_property
-    def _backward_settings(self) -> tuple[str, ...]:
-        return settings_of(self.backward_graph)
+    def replayed(self) -> ReplayedCall:
+        """What of a call runs again for gradients that have gradients."""
+        return ReplayedCall(self.original)
 
     @cached_property
-    def needed_by_rules(self) -> set[int]:
-        """The inputs from which all follows that rules of derivatives read."""
-        graph, tracked = self.original.graph, self.original.trace.tracked
-        roots = [graph.outputs[i] for i in self.original.tracked_outputs]
-        read: list[Value] = []
-        for node in reachable_nodes(roots, lambda value: value not in tracked):
-            needs = [v in tracked for v in node.inputs]
-            read += [node.inputs[i] for i in node.op.saved_inputs(needs)]
-            count = len(node.outputs)
-            read += [node.outputs[i] for i in node.op.saved_outputs(count, node.attributes)]
-        makers = reachable_nodes(read, lambda value: False)
-        reached = {*read, *(v for node in makers for v in node.inputs)}
-        return {i for i, value in enumerate(graph.inputs) if value in reached} | self._needed
+    def _backward_settings(self) -> tuple[str, ...]:
+        return settings_of(self.backward_graph)
 
     def reached(self, arriving: int) -> tuple[int, ...]:
         """The inputs that gradients of results, given as bits, reach."""
@@ -189,13 +177,15 @@ class DifferentiableProgram:
     def run(self, leaves: tuple[Any, ...], sizes: tuple[int, ...]) -> Any:
         late = [i for i, source in enumerate(self.captured.sources) if source.moment]
         inputs = [self._input(i, leaves, sizes) for i in range(len(self.captured.sources))]
-        before = [tensor._storage.version for tensor in inputs]
+        versions = [tensor._storage.version for tensor in inputs]
         differentiated = self.original.tracked_inputs
         known = [
             tape_value(inputs[i]) if inputs[i]._requires_grad else None for i in differentiated
         ]
+        before = {}
         for position in self.original.histories:
             refuse_leaf(inputs[position], self.original.name)
+            before[position] = tape_value(inputs[position])
         tensors = self.forward.run(leaves, sizes)
         if tensors is CHANGED:
             return CHANGED
@@ -206,11 +196,13 @@ class DifferentiableProgram:
                 inputs[position] = self._input(position, leaves, sizes)
         outputs = list(tensors[: self.original.returned])
         saved = tensors[len(outputs) : len(outputs) + self._saved_count]
+        for position in self.original.graph.updates:
+            versions[position] = inputs[position]._storage.version
         for position, output in self.original.histories.items():
             if output == len(outputs):  # nothing but the input's memory has it
                 written = inputs[position]
                 outputs.append(Tensor._from_array(written._array, written._type))
-        call = _Call(self, inputs, before, sizes)
+        call = _Call(self, inputs, versions, sizes, before)
         tracked = self.original.tracked_outputs
         results = [outputs[i] for i in tracked]
         op = replace(self.op, derivative=call.derivative)
@@ -267,11 +259,15 @@ class _Call:
         inputs: Sequence[Tensor],
         versions: Sequence[int],
         sizes: tuple[int, ...],
+        before: Mapping[int, Value | None],
     ) -> None:
+        """``versions``: of the inputs' memory before the call, of what it changes after it;
+        ``before``: see ``ReplayedCall``."""
         self.program = program
         self.inputs = inputs
         self.versions = versions
         self.sizes = sizes
+        self._before = before
         self._count = 0
         self._saved: dict[int, Saved | Packed] = {}
         self._last = 0  # the results that gradients came from last, as bits
@@ -349,7 +345,9 @@ class _Call:
                 gradient = tensor_builder.full_like(0.0, value.type.with_shape(shape))
             seeds.append(gradient)
         replays = thread.grad_enabled or thread.trace is not None
-        results = self._replay(seeds, bindings) if replays else self._run(saved, seeds, arriving)
+        results = (
+            self._replay(saved, seeds, bindings) if replays else self._run(saved, seeds, arriving)
+        )
         reached = self.program.reached(arriving)
         pairs = zip(original.tracked_inputs, results, strict=True)
         return [gradient if p in reached else None for p, gradient in pairs]
@@ -399,64 +397,26 @@ class _Call:
                     f"gradient needs was changed in place at {storage.writer} after the call"
                 )
 
-    def _replay(self, seeds: Sequence[Tensor], bindings: Mapping[str, int]) -> Sequence[Any]:
-        """Differentiate the original graph on the tape: right for any order."""
-        original = self.program.original
-        if original.graph.updates:
-            raise CompileError(
-                f"{original.name}: a second derivative through a compiled function that changes "
-                "tensors in place is not supported; call the uncompiled function instead"
-            )
-        self._require_unchanged(self.program.needed_by_rules)
-        create = thread.grad_enabled
-        values: dict[Value, Tensor] = {}
-        with enable_grad():
-            inputs = self.inputs[: len(original.graph.inputs)]  # not what was given behind them
-            for value, tensor in zip(original.graph.inputs, inputs, strict=True):
-                values[value] = tensor
-            for node in original.graph.nodes:
-                attributes = concrete_attributes(node.attributes, bindings)
-                operands = [values[v] for v in node.inputs]
-                if any(v in original.trace.tracked for v in node.outputs):
-                    result = apply(node.op, operands, attributes)
-                else:
-                    with no_grad():
-                        result = apply(node.op, operands, attributes)
-                results = result if isinstance(result, tuple) else (result,)
-                values.update(zip(node.outputs, results, strict=True))
-        _register_hooks(original, values, bindings)
-        for value, position in original.retained.items():
-            register_hook(values[value], partial(self._retain, position))
-        outputs = [values[original.graph.outputs[i]] for i in original.tracked_outputs]
-        wanted = [self.inputs[i] for i in original.tracked_inputs]
-        return grad(outputs, wanted, list(seeds), create_graph=create, allow_unused=True)
-
-
-def _register_hooks(
-    original: Captured, values: Mapping[Value, Tensor], bindings: Mapping[str, int]
-) -> None:
-    """Put the hooks of a trace on the tensors that stand for its values."""
-    for value, hooks in original.trace.hooks.rules.items():
-        tensor = values.get(value)
-        if tensor is None or not tensor.requires_grad:
-            continue
-        for hook in hooks.values():
-            if hook.again is not None:
-                register_hook(tensor, partial(_again, hook.again))
-                continue
-            operands = [values[v] for v in hook.rule.operands]
-            register_hook(tensor, partial(_replay_hook, hook.rule, operands, bindings))
-
-
-def _again(hook: Callable[[Sequence[Tensor]], Sequence[Tensor]], gradient: Tensor) -> Tensor:
-    return hook([gradient])[0]
-
-
-def _replay_hook(
-    rule: RecordedRule, operands: Sequence[Tensor], bindings: Mapping[str, int], gradient: Tensor
-) -> Any:
-    sizes = [bindings[s] for s in rule.symbols]
-    return rule.replay(tensor_builder, (gradient,), (), operands, sizes, apply_recorded)[0]
+    def _replay(
+        self, saved: Sequence[Any], seeds: Sequence[Tensor], bindings: Mapping[str, int]
+    ) -> Sequence[Any]:
+        """The gradients of the inputs, from the original graph on the tape."""
+        replayed = self.program.replayed
+        updated = self.program.original.graph.updates.keys()
+        self._require_unchanged({*replayed.needed - updated, *replayed.left, *self.program._needed})
+        contents = {
+            i: Tensor._from_array(array, self.inputs[i]._type)
+            for i, array in zip(self.program._saved_contents, saved, strict=False)
+        }
+        return replayed.gradients(
+            self.inputs[: len(self.program.original.graph.inputs)],  # not what is given behind them
+            self._before,
+            contents,
+            seeds,
+            bindings,
+            self._retain,
+            thread.grad_enabled,
+        )
 
 
 def _hooked(captured: Captured, b: Builder, value: Value, gradient: Any) -> Any:

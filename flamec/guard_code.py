@@ -9,6 +9,7 @@ tried one by one, tell which assumption failed.
 from __future__ import annotations
 
 import operator
+from abc import get_cache_token
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from keyword import iskeyword
@@ -19,6 +20,7 @@ from flamec.guarded_values import (
     Guard,
     dictionary_of,
     is_constant,
+    registered,
     same_constant,
     same_content,
     still_remembers,
@@ -67,11 +69,14 @@ class CheckBuilder:
             "still_remembers": still_remembers,
             "dictionary_of": dictionary_of,
             "is_": operator.is_,
+            "abc_token": get_cache_token,
+            "registered": registered,
             "thread": thread,
             "process": process,
             "Tensor": Tensor,
         }
         self._names: dict[int, str] = {}
+        self._members: dict[int, Any] = {}  # by the ids of classes, which have names
         self.leaves: list[str] = []  # expressions of the leaves of the arguments
         self.writer = ExpressionWriter(self.name, lambda position: self.leaves[position])
 
@@ -178,10 +183,11 @@ class CheckBuilder:
                 self.add(f"{owner}.keys().isdisjoint({self.name(expected)})", guard)
                 return
             case "class" if expected is MISSING:
-                self.add(f"{guard.key!r} not in {owner}.__dict__", guard)
+                self.add(f"{guard.key!r} not in {self._members_of(guard.owner)}", guard)
                 return
             case "class":
-                self.add(f"{owner}.__dict__[{guard.key!r}] is {self.name(expected)}", guard)
+                members = self._members_of(guard.owner)
+                self.add(f"{members}[{guard.key!r}] is {self.name(expected)}", guard)
                 return
             case "attribute":
                 present = f"{owner}[{guard.key!r}]"
@@ -206,6 +212,10 @@ class CheckBuilder:
                 return
             case "cache":
                 self.add(f"still_remembers({owner}, {self.name(expected)})", guard)
+                return
+            case "registered":
+                known = f"registered({owner}) == {self.name(expected)}"  # where any class was since
+                self.add(f"(abc_token() == {get_cache_token()} or {known})", guard)
                 return
             case "content":
                 self.add(f"same_content({owner}, {self.name(expected)})", guard)
@@ -237,6 +247,10 @@ class CheckBuilder:
         text = self.writer.text(size.expression)
         sign = "-" if size.sign < 0 else ""
         self.add(f"0 <= ({size.symbol} := {sign}{text}) < {2**63}", size)
+
+    def _members_of(self, cls: type) -> str:
+        """A variable with the one dictionary of a class, which it makes a proxy of when asked."""
+        return self.name(self._members.setdefault(id(cls), vars(cls)))
 
     def _key_text(self, key: Any) -> str:
         return repr(key) if isinstance(key, (str, int)) else self.name(key)

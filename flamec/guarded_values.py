@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import threading
+from _abc import _get_dump  # type: ignore[import-not-found]
+from abc import ABCMeta
 from dataclasses import dataclass
 from itertools import chain
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,11 +27,11 @@ class Guard:
 
     ``kind``: ``"attribute"`` (instance dictionary), ``"slot"`` (anything getattr finds),
     ``"item"`` (dict or list entry), ``"length"`` (number of entries), ``"keys"`` (a dict's
-    keys in order), ``"cell"`` (a closure's variable), ``"content"`` (all of a set, deque
+    keys in order), ``"cell"`` (a closure's variable), ``"content"`` (all of a set, deque, buffer
     or NumPy array, compared with a copy), ``"entries"`` (all of a dict of constants, likewise),
     ``"cache"`` (what a function with ``lru_cache`` remembers), ``"class"`` (what a class itself
     has under a name), ``"dictionary"`` (that attributes are kept in it), ``"absent"`` (names that a
-    dict has not).
+    dict has not), ``"registered"`` (the classes that count as one of an abstract class).
     ``unread``: the function wrote there before it read anything.
     """
 
@@ -62,6 +64,8 @@ class Guard:
                 return tuple(self.owner)
             case "content" | "entries" | "cache" | "absent":
                 return self.owner
+            case "registered":
+                return registered(self.owner)
             case _:
                 try:
                     return self.owner.cell_contents
@@ -78,6 +82,8 @@ class Guard:
             return bool(value.keys().isdisjoint(self.expected))
         if self.kind == "cache":
             return still_remembers(value, self.expected)
+        if self.kind == "registered":
+            return bool(value == self.expected)
         if value is self.expected:
             return True
         return is_constant(self.expected) and same_constant(value, self.expected)
@@ -86,7 +92,7 @@ class Guard:
         expected = self.expected
         if self.kind == "absent":
             return f"{self.name} has none of {', '.join(sorted(expected))}"
-        if self.kind in ("entries", "cache"):
+        if self.kind in ("entries", "cache", "registered"):
             return f"{self.name} holds what it held"
         if is_constant(expected):
             return f"{self.name} == {expected!r}"
@@ -129,8 +135,51 @@ def raw_content(value: Any) -> tuple[Any, ...]:
     return tuple(list.__iter__(value) if isinstance(value, list) else value)
 
 
+class BufferContent(NamedTuple):
+    """What is in memory that Python knows as a buffer."""
+
+    format: str
+    shape: tuple[int, ...]
+    content: bytes
+
+
+def buffer_of(value: Any) -> memoryview | None:
+    """What a buffer (``bytearray``, ``memoryview``, ``mmap``, an array of ctypes) holds, to be
+    released: or nobody can change its size. None for what is no buffer, or is closed."""
+    if isinstance(class_attribute(type(value), "__buffer__"), FunctionType):  # of the user's
+        return None
+    try:
+        return memoryview(value)
+    except (TypeError, ValueError, BufferError):
+        return None
+
+
+def content_of(view: memoryview | None) -> BufferContent | None:
+    """A copy of what a buffer holds, which is released."""
+    if view is None:
+        return None
+    with view:
+        return BufferContent(view.format, view.shape or (), view.tobytes())
+
+
+def registered(cls: Any) -> frozenset[type]:
+    """The classes that were registered as subclasses of an abstract class or of one that counts as
+    its subclass (``abc.ABCMeta.register``)."""
+    found: set[type] = set()
+    waiting = [cls]
+    while waiting:
+        abstract = waiting.pop()
+        given = {known for ref in _get_dump(abstract)[0] if (known := ref()) is not None}
+        made = type.__subclasses__(abstract)
+        waiting += [c for c in {*given, *made} - found if isinstance(c, ABCMeta)]
+        found |= given
+    return frozenset(found)
+
+
 def same_content(value: Any, expected: Any) -> bool:
-    """Whether a set, deque or array still holds what it held when it was copied."""
+    """Whether a set, deque, buffer or array still holds what it held when it was copied."""
+    if isinstance(expected, BufferContent):
+        return content_of(buffer_of(value)) == expected
     if isinstance(expected, np.ndarray):
         same_kind = value.dtype == expected.dtype and value.shape == expected.shape
         return bool(same_kind and value.tobytes() == expected.tobytes())

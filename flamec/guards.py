@@ -13,7 +13,7 @@ import io
 import sys
 import threading
 import weakref
-from array import array
+from abc import ABCMeta
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +42,7 @@ from flamec.class_members import (
     is_users_descriptor,
 )
 from flamec.closures import Closures
+from flamec.common_memory import memory_of
 from flamec.config import ENVIRONMENT
 from flamec.conversions import Conversions
 from flamec.effects import ContextVariables, effect_of
@@ -51,11 +52,14 @@ from flamec.growing_lists import can_grow
 from flamec.guarded_values import (
     MISSING,
     Guard,
+    buffer_of,
     class_attribute,
+    content_of,
     dictionary_of,
     is_constant,
     is_overridden,
     raw_content,
+    registered,
 )
 from flamec.host_state import HostState
 from flamec.instrumented_classes import InstrumentedClasses
@@ -70,9 +74,9 @@ _IMPORTING = "<frozen importlib"
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR")
 _NAMING = ("_path", "_name")  # what things are called; no result depends on it
 _GROUPS = ".param_groups["  # in the names of settings of an optimizer
-_BUFFERS = (array, bytearray)
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque, np.ndarray)
-_DESCRIPTORS = (staticmethod, classmethod, property, partial, weakref.ref, *_BUFFERS)
+_DESCRIPTORS = (staticmethod, classmethod, property, partial, weakref.ref)
+_SPECIAL = ("__call__", "__bool__", "__len__")  # of an object, which always has an answer
 _OPAQUE = (ModuleType, BuiltinFunctionType, CodeType, CellType)
 
 
@@ -221,7 +225,8 @@ class Recorder:
         if isinstance(value, threading.local):  # each thread has other attributes
             self._dictionary(value, value.__dict__, name)
         kind = type(value)
-        if isinstance(value, (set, frozenset, deque, *_BUFFERS)) or is_overridden(value):
+        self._visit_kind(value, name)
+        if isinstance(value, (set, frozenset, deque)) or is_overridden(value):
             content = raw_content(value)
             self.add("content", value, None, content, f"content of {name}")
             for item in content:
@@ -240,11 +245,13 @@ class Recorder:
                     self.find("item", value, position, item, label)
                 else:
                     self.visit(item, label)
-        elif isinstance(value, np.ndarray):
-            self.host.arrays.met(value)
+        elif (memory := memory_of(value)) is not None:
             if self.host.trace is not None and self.host.trace.memory is not None:
-                self.host.trace.memory.read(None, value, f"the array {name}")
-            self.add("content", value, None, value.copy(), f"content of {name}")
+                self.host.trace.memory.read(None, memory, f"the array {name}")
+            if memory is value:
+                self.host.arrays.met(value)
+            content = value.copy() if memory is value else content_of(buffer_of(value))
+            self.add("content", value, None, content, f"content of {name}")
         elif isinstance(value, FunctionType):
             self._visit_function(value)
         elif isinstance(value, partial):
@@ -268,8 +275,21 @@ class Recorder:
             return
         if not self._classes.add(kind):
             self._visit_attributes(value, name)
-        elif callable(value):  # which Python looks for in the class alone
-            self._members.looked_up(kind, "__call__")
+
+    def _visit_kind(self, value: Any, name: str) -> None:
+        """Guard of which class an object is, what that inherits from, and what Python looks for in
+        a class alone, without a sign of it where there is nothing."""
+        kind = type(value)
+        if not any(map(is_users_class, kind.__mro__)):
+            return
+        self.add("slot", value, "__class__", kind, f"class of {name}")
+        self._visit_bases(kind)
+        for special in _SPECIAL:
+            self._members.looked_up(kind, special)
+
+    def _visit_bases(self, cls: type) -> None:
+        for base in filter(is_users_class, cls.__mro__):
+            self.add("slot", base, "__bases__", base.__bases__, f"{base.__name__}.__bases__")
 
     def _visit_attributes(self, value: Any, name: str) -> None:
         """Guard all attributes of an object whose reads are not seen, as its class was written in C
@@ -287,8 +307,10 @@ class Recorder:
         (with ``names``, those), also of classes that it inherits from, and static methods."""
         if type(cls) is not type:
             self.visit(type(cls), f"class of {name}")
+        if isinstance(cls, ABCMeta):
+            self.add("registered", cls, None, registered(cls), f"registry of {name}")
+        self._visit_bases(cls)
         for base in filter(is_users_class, cls.__mro__):
-            self.add("slot", base, "__bases__", base.__bases__, f"{base.__name__}.__bases__")
             for attribute, value in list(vars(base).items()):
                 if isinstance(value, staticmethod) and (names is None or attribute in names):
                     self._members.looked_up(cls, attribute)
@@ -312,8 +334,6 @@ class Recorder:
     def attribute(self, instance: Any, name: str, value: Any, unread: bool = False) -> None:
         """An attribute is read, or ``unread`` before it is written, with this value."""
         kind = type(instance)
-        if name == "__class__" and unread and id(instance) not in self._made.ids:
-            self.add("slot", instance, name, kind, f"class of {self._names[id(instance)]}")
         if name.startswith("__") or name in _NAMING:
             return
         found = class_attribute(kind, name)

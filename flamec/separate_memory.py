@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from flamec.common_memory import Ranges, share_memory
+from flamec.common_memory import Ranges, memory_of, share_memory
 from flamec.segments import array_of
 from flamec.sources import InputSource
 
@@ -25,7 +23,7 @@ _MOST_PAIRS = 8  # of arguments that are compared one by one
 
 
 class SeparateMemory:
-    """The arrays of captured tensors, and NumPy's that Python reads: they must not meet each other
+    """The arrays of captured tensors, and memory that Python reads: they must not meet each other
     or arguments where one is written. Those of the last ``refresh()`` count."""
 
     def __init__(self, captured: Captured) -> None:
@@ -36,11 +34,8 @@ class SeparateMemory:
             if source.position < 0 and source.kind != "number":
                 self._sources.append(source)
                 self._written.append(position in updates)
-        self._read = [
-            guard.owner
-            for guard in captured.guards
-            if guard.kind == "content" and isinstance(guard.owner, np.ndarray)
-        ]
+        found = [memory_of(guard.owner) for guard in captured.guards if guard.kind == "content"]
+        self._read = [memory for memory in found if memory is not None]
         self._written += [False] * len(self._read)
         self._arrays: list[Any] = []
         self.refresh()

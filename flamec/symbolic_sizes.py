@@ -207,8 +207,7 @@ def with_inputs_lying(graph: Graph, places: Sequence[Operand], sizes: Sizes) -> 
     ]
     mapped = {value: place.value for value, place in zip(graph.inputs, lying, strict=True)}
     for node in graph.nodes:
-        b.location, b.scope = node.location, node.scope
-        copy = b.add_node(node.op, [mapped[v] for v in node.inputs], node.attributes)
+        copy = b.add_copy(node, [mapped[v] for v in node.inputs])
         mapped.update(zip(node.outputs, copy.outputs, strict=True))
     updates = {i: lying[i].with_contents(mapped[v]) for i, v in graph.updates.items()}
     return b.build([mapped[v] for v in graph.outputs], updates, graph.name)

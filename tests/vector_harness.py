@@ -200,6 +200,12 @@ void philox(int64_t seed, int64_t offset, int64_t start, int32_t *r, int64_t n) 
     for (int64_t i = 0; i < n; i += FLAMEC_LANES)
         vstore_n_i32(r + i, vphilox_i32(viota_i64(start + i), seed, offset), n - i);
 }
+void philox_run(int64_t seed, int64_t offset, int64_t start, int32_t *r, int64_t n) {
+    FlamecWords words;
+    words.start = FLAMEC_NO_WORDS;
+    for (int64_t i = 0; i < n; i += FLAMEC_LANES)
+        vstore_n_i32(r + i, vphilox_run_i32(&words, start + i, seed, offset), n - i);
+}
 void iota(int64_t start, int64_t *wide, int32_t *narrow) {
     vstore_i64(wide, viota_i64(start));
     vstore_i32(narrow, viota_i32((int32_t)start));

@@ -16,7 +16,7 @@ from flamec.codegen.c.text import C_TYPES, dim, factor
 from flamec.codegen.lower.lanes import LANE_BYTES, spill_type
 from flamec.codegen.lower.row_program import CHUNK_ROWS, CHUNKS, ROWS_OF_ONE
 from flamec.codegen.schedule import Schedule
-from flamec.ir.kernel import Fold, RowProgram
+from flamec.ir.kernel import Fold, RandomBits, RowProgram
 from flamec.ir.shape import Dim, product
 
 LANES_AT_MOST = 16
@@ -136,6 +136,10 @@ class ProgramWriter:
             lines.append(f"{const}{C_TYPES[parameter.memory]} *p{i} = frame->p[{i}];")
         for i, (name, lane) in enumerate(self.program.imports):
             lines.append(f"const v_{lane} {name} = vsplat_{lane}(frame->u[{i}].{lane});")
+        for statement in self.program.statements():
+            if isinstance(statement, RandomBits):
+                words = f"words_{statement.name}"
+                lines.append(f"FlamecWords {words}; {words}.start = FLAMEC_NO_WORDS;")
         return lines
 
     def private_memory(self) -> list[str]:

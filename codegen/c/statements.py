@@ -298,7 +298,11 @@ class StatementWriter:
 
     def _random(self, s: RandomBits, axis: VectorAxis | None) -> str:
         state = f"p{s.state.parameter}[{dim(s.state.at.offset)}"
-        return f"vphilox_i32({self.position_vector(s.at, axis)}, {state}], {state} + 1])"
+        state = f"{state}], {state} + 1]"
+        index, step = self.linear(s.at, axis)
+        if axis is not None and structurally_equal(step, 1):
+            return f"vphilox_run_i32(&words_{s.name}, {index}, {state})"
+        return f"vphilox_i32({self.position_vector(s.at, axis)}, {state})"
 
     def _store(self, s: Store, axis: VectorAxis | None) -> list[str]:
         value = self.reference(s.operand)

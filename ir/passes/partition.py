@@ -18,12 +18,16 @@ from flamec.ir.passes.choose_saved_values import choose_saved_values
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """``backward`` takes the saved values, the inputs at ``saved_inputs``, then the gradients."""
+    """``backward`` takes the saved values, the inputs at ``saved_inputs``, then the gradients.
+
+    The first saved values are what the inputs at ``saved_contents`` held before the program.
+    """
 
     forward: Graph
     backward: Graph
     saved_inputs: tuple[int, ...]
     saved_count: int
+    saved_contents: tuple[int, ...]
 
 
 def partition(
@@ -33,6 +37,7 @@ def partition(
     expensive: bool = False,
     memory_budget: float = 1.0,
     changing: Collection[int] = (),
+    kept: Collection[int] = (),
 ) -> Partition:
     """Cut ``joint`` (see ``differentiate_graph``) behind its first ``output_count`` outputs.
 
@@ -40,7 +45,8 @@ def partition(
     gradients of the outputs. ``expensive``: functions such as exp are computed again, too,
     where that moves fewer bytes. ``changing``: inputs that may have changed when gradients are
     wanted. With a ``memory_budget`` below 1 so are folds of rows, and what is
-    computed again stands just before its use.
+    computed again stands just before its use. ``kept``: inputs that are written to, whose contents
+    are saved in any case.
     """
     spare = memory_budget < 1
     seeds = set(joint.inputs[input_count:])
@@ -65,8 +71,9 @@ def partition(
     changed = {*joint.updates, *changing}
     inputs = [v for i, v in enumerate(given) if v in required and i not in changed]
     positions = tuple(i for i, v in enumerate(given) if v in required and i not in changed)
-    overwritten = [v for i, v in enumerate(given) if v in required and i in changed]
-    saved_values = [*overwritten, *(v for n in joint.nodes for v in n.outputs if v in saved)]
+    overwritten = [i for i, v in enumerate(given) if i in kept or (v in required and i in changed)]
+    contents = [given[i] for i in overwritten]
+    saved_values = [*contents, *(v for n in joint.nodes for v in n.outputs if v in saved)]
     forward = Graph(
         given,
         tuple(early),
@@ -88,6 +95,7 @@ def partition(
         ),
         positions,
         len(saved_values),
+        tuple(overwritten),
     )
 
 

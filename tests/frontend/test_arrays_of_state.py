@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_memory_that_numpy_changes_while_a_tensor_has_it() -> None:
         state.shared[0] = 5.0
         return y
 
-    with pytest.raises(CompileError, match=r"content of state.shared changes by NumPy's means"):
+    with pytest.raises(CompileError, match=r"content of state.shared changes by other means"):
         flamec.compile(step)(flamec.ones(3, dtype=flamec.float64))
 
     def beside(x: T) -> Any:  # what nobody has a tensor of may change
@@ -96,3 +97,34 @@ def test_what_has_happened_does_not_happen_again_because_of_shared_memory() -> N
     with pytest.raises(CompileError, match=r"two views.*before that .*calls.*iterator.*clone"):
         compiled(memory[1])
     assert next(state.calls) == 1
+
+
+@pytest.mark.parametrize("make", [bytearray, lambda size: mmap.mmap(-1, size)])
+def test_a_buffer_that_is_read_beside_a_tensor_over_it(make: Callable[[int], Any]) -> None:
+    def step(x: T, buffer: Any) -> T:
+        over = flamec.frombuffer(buffer, dtype=flamec.uint8)
+        over.add_(1)
+        return x + over + buffer[0]  # which is in the memory that was written
+
+    mine, other = make(2), make(2)
+    compiled = flamec.compile(lambda x: step(x, mine), backend="evaluate")
+    x = flamec.zeros(2)
+    assert compiled(x).tolist() == step(x, other).tolist() == [2.0, 2.0]
+    with pytest.warns(RuntimeWarning, match=r"the array mine, .* the same memory"):
+        assert compiled(x).tolist() == step(x, other).tolist() == [4.0, 4.0]
+
+    def changed(x: T) -> T:
+        y = x + flamec.frombuffer(mine, dtype=flamec.uint8)
+        mine[0] += 1
+        return y
+
+    with pytest.raises(CompileError, match=r"content of mine changes by other means"):
+        flamec.compile(changed, backend="evaluate")(x)
+
+
+def test_a_buffer_may_grow_after_a_program_has_read_it() -> None:
+    buffer = bytearray(b"\1")
+    compiled = flamec.compile(lambda x: x.add_(buffer[-1]), backend="evaluate")
+    for number in (1, 2, 3):
+        assert compiled(flamec.zeros(1)).item() == number
+        buffer.append(number + 1)

@@ -277,6 +277,13 @@ def test_few_points_near_each_other_keep_their_distances(gpu: Device) -> None:
     assert compiled.stats.traces == 2
 
 
+def test_a_composite_of_a_broadcast_array_asks_no_shape_rule_again(gpu: Device) -> None:
+    """What its trace found out of sizes holds for arrays that lie otherwise, too."""
+    x = flamec.tensor([7], device=gpu).expand(4096)
+    assert x.unique().tolist() == [7]
+    assert flamec.unique_consecutive(x, return_counts=True)[1].tolist() == [4096]
+
+
 def test_printing_copies_and_pickles(gpu: Device) -> None:
     x = flamec.tensor([1.0, 2.5], device=gpu)
     assert repr(x) == "tensor([1.0000, 2.5000], device='cuda:0')"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import collections
 import contextvars
+import ctypes
 import functools
 import gc
 import importlib.util
+import mmap
 import threading
 import types
 import weakref
@@ -141,6 +143,27 @@ CASES: dict[str, Case] = {
         lambda s, x: x * s[0],
         lambda s, v: s.__setitem__(0, int(v)),
     ),
+    "memoryview": (
+        lambda: memoryview(array("d", [1.0])),
+        lambda s, x: x * s[0],
+        lambda s, v: s.__setitem__(0, v),
+    ),
+    "every second of a memoryview": (
+        lambda: memoryview(array("d", [1.0, 0.0, 2.0]))[::2],
+        lambda s, x: x * s[0],
+        lambda s, v: s.__setitem__(0, v),
+    ),
+    "mmap": (
+        lambda: mmap.mmap(-1, 1),
+        lambda s, x: x * (s[0] + 1),
+        lambda s, v: s.__setitem__(0, int(v) - 1),
+    ),
+    "array of ctypes": (
+        lambda: (ctypes.c_double * 1)(1.0),
+        lambda s, x: x * s[0],
+        lambda s, v: s.__setitem__(0, v),
+    ),
+    "array that grows": (lambda: array("d", [1.0]), lambda s, x: x * s[-1], array.append),
     "ContextVar": (
         lambda: contextvars.ContextVar("rate", default=1.0),
         lambda s, x: x * s.get(),

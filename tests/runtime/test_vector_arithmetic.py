@@ -316,9 +316,11 @@ def test_bfloat16_of_ml_dtypes_is_the_storage(vectors: VectorLibrary) -> None:
     np.testing.assert_array_equal(out, x)
 
 
-def philox(vectors: VectorLibrary, seed: int, offset: int, start: int, n: int) -> np.ndarray:
+def philox(
+    vectors: VectorLibrary, seed: int, offset: int, start: int, n: int, form: str = "philox"
+) -> np.ndarray:
     out = np.empty(n, np.int32)
-    vectors.run("philox", seed, offset, start, out, n)
+    vectors.run(form, seed, offset, start, out, n)
     return out.view(np.uint32)
 
 
@@ -330,13 +332,13 @@ def test_philox_known_answers(vectors: VectorLibrary) -> None:
 
 def test_philox_words_do_not_depend_on_how_they_are_asked_for(vectors: VectorLibrary) -> None:
     seed, offset = 0x123456789ABCDEF, 0xFFFFFFFE
-    whole = philox(vectors, seed, offset, 0, 100)
-    for start in (1, 2, 3, 5, 8):
-        np.testing.assert_array_equal(
-            philox(vectors, seed, offset, start, 60), whole[start : start + 60]
-        )
+    whole = philox(vectors, seed, offset, 0, 600)
+    for start in (0, 1, 2, 3, 5, 8):
+        for form, count in (("philox", 60), ("philox_run", 60), ("philox_run", 590)):
+            words = philox(vectors, seed, offset, start, count, form)
+            np.testing.assert_array_equal(words, whole[start : start + count])
     np.testing.assert_array_equal(philox(vectors, seed, offset + 2, 0, 40), whole[8:48])
-    assert (philox(vectors, seed + 1, offset, 0, 100) != whole).any()
+    assert (philox(vectors, seed + 1, offset, 0, 600) != whole).any()
 
 
 def test_iota(vectors: VectorLibrary) -> None:
