@@ -36,7 +36,7 @@ from flamec.ir.kernel import (
     lane_of,
 )
 from flamec.ir.op import lookup
-from flamec.ir.shape import product
+from flamec.ir.shape import product, structurally_equal
 
 # Elements of a row from which blocks are worth it, by the bytes of the smallest ones.
 LONG_ENOUGH = {2: 16, 4: 6, 8: 6}
@@ -125,7 +125,7 @@ class SideBySideWriter(ProgramWriter):
                 declarations.append(self._array(lane, s.name))
                 writer.arrays.add(s.name)
             row += writer.write(s, axis)
-        before = self._accumulators(block, declarations)
+        before, before_scans = self._accumulators(block, declarations)
         stretches = self._stretches(block, declarations)
         full, tail = self._element_text(
             block, lane_loop, lambda s: self._joined(s, f"acc_{s.name}[q]")
@@ -133,6 +133,7 @@ class SideBySideWriter(ProgramWriter):
         return {
             "row_full": "\n".join(row),
             "before": "\n".join(before),
+            "before_scans": "\n".join(before_scans),
             "full": "\n".join(full),
             "tail": "\n".join(tail),
             "tiled": self._tiled(block, lane_loop, declarations, bool(stretches)),
@@ -282,7 +283,13 @@ class SideBySideWriter(ProgramWriter):
         if isinstance(size, int) and size < enough:
             return None
         always = isinstance(size, int) and size >= 2 * LANES_AT_MOST
-        return "" if always else f"{dim(size)} >= flamec_enough({enough})"
+        if always:
+            return ""
+        long = f"{dim(size)} >= flamec_enough({enough})"
+        dense = all(structurally_equal(s.place.at.rows[-1], size) for s in apart)
+        if dense and min(MEMORY_BYTES[s.memory] for s in apart) == 4:
+            return f"({long} || flamec_is_dense(32, {dim(size)}, {dim(size)}))"
+        return long
 
     def _blocks(
         self,
@@ -314,13 +321,15 @@ class SideBySideWriter(ProgramWriter):
     def _array(self, lane: str, name: str) -> str:
         return f"v_{lane} {name}[{self.schedule.width} / FLAMEC_LANES];"
 
-    def _accumulators(self, block: Pass, declarations: list[str]) -> list[str]:
-        """Text that sets up an accumulator for each fold."""
+    def _accumulators(self, block: Pass, declarations: list[str]) -> tuple[list[str], list[str]]:
+        """Text that sets up an accumulator for each fold, and for each scan, whose accumulators
+        nothing reads behind the loop over elements."""
         start = "for (int64_t q = 0; q * FLAMEC_LANES < high - low; q++)"
-        lines = []
+        found: tuple[list[str], list[str]] = ([], [])
         for s in block.element:
             if not isinstance(s, Fold):
                 continue
+            lines = found[s.scope == "scan"]
             result = f"acc_{s.name}"
             declarations.append(self._array(s.lane, result))
             lines.append(f"{start} {result}[q] = {identity(s.op, s.lane)};")
@@ -331,7 +340,7 @@ class SideBySideWriter(ProgramWriter):
             if s.scope != "scan":
                 self.writer.aliases[s.name] = result
                 self.writer.arrays.add(s.name)
-        return lines
+        return found
 
     def _joined(self, s: Fold, accumulator: str) -> list[str]:
         """Text that joins one more element."""
@@ -373,30 +382,35 @@ class SideBySideWriter(ProgramWriter):
         return text
 
     def _registers(self, block: Pass, copy: str = "") -> tuple[list[str], list[str]]:
-        """Text that loads what folds keep into registers, and stores it again."""
+        """Text that has what folds keep in registers, and stores it; scans begin there, and nothing
+        is stored of them."""
         begin, end = [], []
         for s in block.element:
             if not isinstance(s, Fold):
                 continue
             now, acc = f"now_{s.name}{copy}", f"acc_{s.name}"
+            scan = s.scope == "scan"
+            lane = self._positions_of(s).lane
             if has_pieces(s):
                 loop = f"for (int i = 0; i < FLAMEC_PIECES({s.lane}); i++)"
                 place = f"((n_{s.lane} *)({acc} + q))[i]"
-                begin += [
-                    f"n_{s.lane} {now}[FLAMEC_PIECES({s.lane})];",
-                    f"{loop} {now}[i] = {place};",
-                ]
-                end.append(f"{loop} {place} = {now}[i];")
+                begin.append(f"n_{s.lane} {now}[FLAMEC_PIECES({s.lane})];")
+                if scan:
+                    start = f"const parts_{s.lane} start = {{{identity(s.op, s.lane)}}};"
+                    begin.append(f"{{ {start} {loop} {now}[i] = start.piece[i]; }}")
+                else:
+                    begin.append(f"{loop} {now}[i] = {place};")
+                    end.append(f"{loop} {place} = {now}[i];")
                 continue
-            begin.append(f"v_{s.lane} {now} = {acc}[q];")
-            end.append(f"{acc}[q] = {now};")
-            lane = self._positions_of(s).lane
-            if lane == "i64":
-                begin.append(f"v_i64 {now}_at = {acc}_at[q];")
-                end.append(f"{acc}_at[q] = {now}_at;")
-            elif lane:
-                begin.append(f"v_i32 {now}_at = FLAMEC_CONVERT({acc}_at[q], i32);")
-                end.append(f"{acc}_at[q] = FLAMEC_CONVERT({now}_at, i64);")
+            begin.append(f"v_{s.lane} {now} = {identity(s.op, s.lane) if scan else f'{acc}[q]'};")
+            if lane:
+                at = f"FLAMEC_CONVERT({acc}_at[q], i32)" if lane == "i32" else f"{acc}_at[q]"
+                begin.append(f"v_{lane} {now}_at = {f'vsplat_{lane}(0)' if scan else at};")
+            if not scan:
+                end.append(f"{acc}[q] = {now};")
+            if lane and not scan:
+                at = f"FLAMEC_CONVERT({now}_at, i64)" if lane == "i32" else f"{now}_at"
+                end.append(f"{acc}_at[q] = {at};")
         return begin, end
 
     def _positions_of(self, s: Fold) -> Positions:

@@ -106,6 +106,82 @@ FLAMEC_INLINE int64_t flamec_enough(int64_t enough) {
     }
 #endif
 
+/* Rows of at most FLAMEC_DENSE elements that follow one another without gaps are as many registers, two of
+ * which are a table in which elements are looked up: `at` counts them all. */
+#if FLAMEC_REGISTER == 64 && FLAMEC_LANES == 16 && defined(FLAMEC_SHUFFLES) && !defined(__clang__)
+enum { FLAMEC_DENSE = 8 };
+/* y where at >= least, else x: as bit arithmetic it would be two instructions. */
+FLAMEC_INLINE n_f32 flamec_blend_32(n_f32 x, n_f32 y, n_i32 at, int least) {
+    const n_i32 bound = at - at + least;
+    return __builtin_ia32_blendmps_512_mask(x, y, __builtin_ia32_cmpd512_mask(at, bound, 5, 0xffff));
+}
+FLAMEC_INLINE n_f64 flamec_blend_64(n_f64 x, n_f64 y, n_i64 at, int64_t least) {
+    typedef long long piece __attribute__((vector_size(64)));
+    const n_i64 bound = at - at + least;
+    return __builtin_ia32_blendmpd_512_mask(
+        x, y, __builtin_ia32_cmpq512_mask((piece)at, (piece)bound, 5, 0xff));
+}
+#define FLAMEC_TRANSPOSE_DENSE(bits, t, at_t, n)                                           \
+    FLAMEC_INLINE n_##t flamec_look_up_##bits(const n_##t *x, int64_t count, n_##at_t at) {\
+        n_##t found = __builtin_shuffle(x[0], x[1], at);                                   \
+        _Pragma("GCC unroll 4") for (int i = 2; i < FLAMEC_DENSE; i += 2) {                \
+            if (i >= count) break;                                                         \
+            found = flamec_blend_##bits(found, __builtin_shuffle(x[i], x[i + 1], at), at, i * n); \
+        }                                                                                  \
+        return found;                                                                      \
+    }                                                                                      \
+    FLAMEC_INLINE void flamec_transpose_dense_##bits(c_##t *to, int64_t width, const c_##t *from,\
+                                                      int64_t rows, int64_t columns) {     \
+        n_##t x[FLAMEC_DENSE];                                                             \
+        const int64_t count = rows * columns;                                              \
+        _Pragma("GCC unroll 8") for (int i = 0; i < FLAMEC_DENSE; i++) {                   \
+            const int64_t left = count - i * n;                                            \
+            if (i >= columns && !(i & 1)) break;                                           \
+            const parts_##t part = {flamec_load_n_##t(from + i * n, left < 0 ? 0 : left > n ? n : left)};\
+            x[i] = part.piece[0];                                                          \
+        }                                                                                  \
+        parts_##at_t at = {viota_##at_t(0) * (c_##at_t)columns};                           \
+        for (int64_t c = 0; c < columns; c++, to += width, at.piece[0] += 1) {             \
+            const n_##t column = flamec_look_up_##bits(x, columns, at.piece[0]);           \
+            __builtin_memcpy(to, &column, sizeof(column));                                 \
+        }                                                                                  \
+    }                                                                                      \
+    FLAMEC_INLINE void flamec_back_dense_##bits(c_##t *to, const c_##t *from, int64_t rows,\
+                                                 int64_t columns) {                        \
+        n_##t x[FLAMEC_DENSE];                                                             \
+        static const int inverses[] = {0, 65536, 32768, 21846, 16384, 13108, 10923, 9363, 8192}; \
+        const c_##at_t inverse = inverses[columns], size = (c_##at_t)columns;              \
+        _Pragma("GCC unroll 8") for (int i = 0; i < FLAMEC_DENSE; i++) {                   \
+            if (i >= columns && !(i & 1)) break;                                           \
+            __builtin_memcpy(&x[i], from + i * FLAMEC_LANES, sizeof(x[i]));                \
+        }                                                                                  \
+        parts_##at_t e = {viota_##at_t(0)};                                                \
+        for (int64_t left = rows * columns; left > 0; left -= n, to += n, e.piece[0] += n) {\
+            const n_##at_t row = e.piece[0] * inverse >> 16;                               \
+            parts_##t part = {vsplat_##t(0)};                                              \
+            part.piece[0] = flamec_look_up_##bits(x, columns, row + n * (e.piece[0] - row * size));\
+            flamec_store_n_##t(to, part.whole, left > n ? n : left);                       \
+        }                                                                                  \
+    }
+FLAMEC_TRANSPOSE_DENSE(32, f32, i32, 16)
+FLAMEC_TRANSPOSE_DENSE(64, f64, i64, 8)
+#else
+enum { FLAMEC_DENSE = 0 };
+#define flamec_transpose_dense_32(to, width, from, rows, columns) ((void)0)
+#define flamec_transpose_dense_64 flamec_transpose_dense_32
+#define flamec_back_dense_32(to, from, rows, columns) ((void)0)
+#define flamec_back_dense_64 flamec_back_dense_32
+#endif
+/* Smaller elements have no such tables. */
+#define flamec_transpose_dense_8(to, width, from, rows, columns) ((void)0)
+#define flamec_transpose_dense_16 flamec_transpose_dense_8
+#define flamec_back_dense_8(to, from, rows, columns) ((void)0)
+#define flamec_back_dense_16 flamec_back_dense_8
+/* Whether rows of so many elements of so many bits, whose beginnings are `stride` apart, are such. */
+FLAMEC_INLINE int flamec_is_dense(int bits, int64_t stride, int64_t columns) {
+    return bits >= 32 && stride == columns && columns > 1 && columns <= FLAMEC_DENSE;
+}
+
 /* Strips of at most `most` rows; one function for each, because all that several need would not fit
  * into registers. */
 #define FLAMEC_TRANSPOSE_STRIP(name, t, n, most, bits)                                     \
@@ -142,7 +218,9 @@ FLAMEC_INLINE int64_t flamec_enough(int64_t enough) {
             flamec_transpose_half_##bits(to, width, from, stride, rows, columns);          \
         else                                                                               \
             for (; rows > 0; rows -= n, to += n, from += n * stride)                       \
-                if (rows >= n)                                                             \
+                if (flamec_is_dense(bits, stride, columns))                                \
+                    flamec_transpose_dense_##bits(to, width, from, rows < n ? rows : n, columns); \
+                else if (rows >= n)                                                        \
                     flamec_transpose_long_##bits(to, width, from, stride, n, columns);     \
                 else if (8 * rows > n)                                                     \
                     flamec_transpose_part_##bits(to, width, from, stride, rows, columns);  \
@@ -165,7 +243,9 @@ FLAMEC_INLINE int64_t flamec_enough(int64_t enough) {
             for (int64_t c = 0; c < columns; c += n) {                                     \
                 c_##t *to = (c_##t *)target + r * stride + c;                              \
                 const c_##t *from = (const c_##t *)source + c * FLAMEC_LANES + r;          \
-                if (rows - r >= n && columns - c >= n)                                     \
+                if (flamec_is_dense(bits, stride, columns))                                \
+                    flamec_back_dense_##bits(to, from, rows - r < n ? rows - r : n, columns); \
+                else if (rows - r >= n && columns - c >= n)                                     \
                     flamec_back_whole_##bits(to, stride, from);                            \
                 else                                                                       \
                     flamec_back_part_##bits(to, stride, from, rows - r, columns - c);      \
