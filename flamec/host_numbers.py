@@ -263,6 +263,12 @@ class Expression:
             *[o.evaluate(leaves, sizes) if isinstance(o, Expression) else o for o in self.operands]
         )
 
+    def keep(self) -> None:
+        """Have the number of the traced call, as the place is no more: the function took it away,
+        so that its program is for that call alone."""
+        assert self.place is not None
+        self.place = Place({"value": self.value}, "value", self.place.name)
+
     def place_names(self) -> list[str]:
         """What the places that it is computed from are called, each once."""
         return list(dict.fromkeys(p.place.name for p in self.places() if p.place is not None))

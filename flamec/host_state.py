@@ -60,7 +60,7 @@ from flamec.varying_state import (
     StateVaries,
     can_vary,
     changeable_parts,
-    is_number,
+    is_settable,
     is_written,
     place_of,
     place_of_list,
@@ -101,6 +101,7 @@ class HostState:
     ignored: list[Any] = field(default_factory=list)
     arrays: StateArrays = field(default_factory=StateArrays)
     _nodes: dict[Any, Expression] = field(default_factory=dict)
+    _of_places: dict[Any, list[Expression]] = field(default_factory=dict)  # by identity
     _inputs: dict[Expression, Value] = field(default_factory=dict)
     _numbers: list[weakref.ref[Tensor]] = field(default_factory=list)
     _snapshots: list[Callable[[], None]] = field(default_factory=list)
@@ -280,6 +281,7 @@ class HostState:
     def _tracer(self, place: Place, value: Any, moment: int) -> Any:
         refusal = self._refusal if moment else ""
         expression = Expression(self, value, moment, place, refusal=refusal)
+        self._of_places.setdefault(place.identity, []).append(expression)
         if not moment:
             self.require("type", expression, type(value))
         return self.number(expression)
@@ -359,7 +361,7 @@ class HostState:
         self.steps.append(Act(function, tuple(operands)))
         for dictionary, is_set in entries:
             for key, value in list(dictionary.items()):
-                if is_set(key) and (_is_settable(value)):
+                if is_set(key) and is_settable(value):
                     self._swap(Place(dictionary, key, str(key)), self.moment)
                     if self.trace is not None:
                         self.trace.exempt(dictionary, key)
@@ -420,6 +422,8 @@ class HostState:
             swap = self.swaps[identity]
             if present is MISSING:
                 del self.swaps[identity]  # it stays away
+                for expression in self._of_places.get(identity, ()):
+                    expression.keep()
                 self.effects.append(f"{swap.place.name} is deleted")
                 continue
             parts = [id(part) for part in changeable_parts(present)]
@@ -458,8 +462,12 @@ class HostState:
         while self._snapshots:
             self._snapshots.pop()()
         for swap in self.swaps.values():
-            if swap.original is not UNSET:
-                swap.place.put(swap.original)
+            if swap.original is UNSET:
+                continue
+            owner, key = swap.place.owner, swap.place.key
+            if type(owner) is list and key >= len(owner):  # cut off; other guards know the rest
+                owner.extend([None] * (key + 1 - len(owner)))
+            swap.place.put(swap.original)
 
     def escaped(self) -> list[Tensor]:
         """Tracers that are still alive."""
@@ -476,6 +484,7 @@ class HostState:
         self.trace = None
         self.tracing = False
         self._nodes.clear()
+        self._of_places.clear()
         self._inputs.clear()
         self._numbers.clear()
         self.ignored.clear()
@@ -490,10 +499,3 @@ def _operand(value: Any, outputs: Any) -> Any:
     if isinstance(value, Expression):
         return value
     return expression_of(value) or outputs.classify(value)
-
-
-def _is_settable(value: Any) -> bool:
-    """Whether a value is a number, or a tuple or list of numbers."""
-    if type(value) in (tuple, list):
-        return bool(value) and all(map(is_number, value))
-    return is_number(value)

@@ -8,13 +8,20 @@ written, and whether captured tensors required gradients. Out: that value in its
 from __future__ import annotations
 
 import os
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from flamec.guarded_values import MISSING, Guard, class_attribute
+from flamec.guarded_values import (
+    MISSING,
+    BufferContent,
+    Guard,
+    buffer_of,
+    class_attribute,
+)
 from flamec.tape import set_leaf
 from flamec.tensor import Tensor
 from flamec.varying_state import holds_tracers
@@ -99,6 +106,8 @@ def _is_inherited(owner: Any, key: str) -> bool:
 def _restore_content(owner: Any, expected: Any) -> None:
     if isinstance(owner, np.ndarray):
         owner[...] = expected
+    elif isinstance(expected, BufferContent):
+        _restore_buffer(owner, expected.content)
     elif isinstance(owner, dict):
         dict.clear(owner)
         dict.update(owner, zip(expected[::2], expected[1::2], strict=True))
@@ -110,6 +119,22 @@ def _restore_content(owner: Any, expected: Any) -> None:
     elif isinstance(owner, deque):
         owner.clear()
         owner.extend(expected)
+
+
+def _restore_buffer(owner: Any, content: bytes) -> None:
+    if isinstance(owner, bytearray):
+        owner[:] = content
+        return
+    if isinstance(owner, array):
+        owner[:] = array(owner.typecode, content)
+        return
+    view = buffer_of(owner)
+    if view is None or view.readonly or view.nbytes != len(content):
+        return
+    with view:
+        held = np.frombuffer(view, np.uint8) if view.contiguous else np.asarray(view)
+        held[...] = np.frombuffer(content, held.dtype).reshape(held.shape)
+        del held  # which would keep the view
 
 
 def snapshot(dictionaries: Sequence[dict[Any, Any]]) -> Callable[[], None]:

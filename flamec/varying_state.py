@@ -109,6 +109,13 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) or issubclass(type(value), RuntimeNumber)
 
 
+def is_settable(value: Any) -> bool:
+    """Whether a value is a number, or a tuple or list of numbers."""
+    if type(value) in (tuple, list):
+        return bool(value) and all(map(is_number, value))
+    return is_number(value)
+
+
 def holds_tensors(value: Any) -> bool:
     """Whether a value is a tensor or a container of some."""
     if isinstance(value, Tensor):

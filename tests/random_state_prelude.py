@@ -1,6 +1,6 @@
 """The state of random programs, and the function with ``{body}`` that reads and changes it.
 
-``KINDS``: further kinds of state, at ``{kinds}`` in some programs.
+``KINDS``: further kinds of state, at ``{kinds}`` in some programs; others are at ``{more}``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from flamec import nn, optim
 from flamec.autograd import grad as grad_of
 
 thing = held_thing = COUNT = BY_SIZE = None
+zoo = opt3 = warm = tail = animal = meter = rank = SCALES = LAYERS = ORDERED = GROUPS = None
+HEAP = CELLS = BYTES = SEEN = space = user = None
+flamec.set_default_dtype(flamec.float32)
+flamec.set_grad_enabled(True)
 {kinds}
 GAIN = 1.5
 LIMITS = [1.0, 2.0]
@@ -35,6 +39,14 @@ class Slots:
     b: object = None
 
 slots = Slots()
+
+def linear():  # drawn by NumPy, which takes less time
+    layer = nn.utils.skip_init(nn.Linear, 3, 3, dtype=flamec.float64)
+    for p in layer.parameters():
+        p.data = flamec.from_numpy(draws.uniform(-0.5, 0.5, tuple(p.shape)))
+    return layer
+
+draws = np.random.default_rng(0)
 
 def fits(held, h):
     return held is not None and held.shape == h.shape
@@ -62,7 +74,7 @@ def helper(h, factor=0.75):
 class Part(nn.Module):
     def __init__(self):
         super().__init__()
-        self.layer = nn.Linear(3, 3, dtype=flamec.float64)
+        self.layer = linear()
         self.scale = 0.5
         self.options = {"shift": 0.25, "on": True}
 
@@ -124,7 +136,7 @@ def hook_forward(module, arguments, result):
 def hook_gradient(gradient):
     return gradient * 0.5
 
-extra = nn.Linear(3, 3, dtype=flamec.float64)
+extra = linear()
 opt2 = optim.Adam([leaf, *extra.parameters()], lr=0.02)
 saved = copy.deepcopy(net.part.state_dict())
 
@@ -152,11 +164,12 @@ def unrecorded(h):
         q = h * 0.5
     return q.requires_grad_()
 
+{more}
 def make():
     offset = 0.3
     kept = None
     def step(x, y, n, box):
-        global MEMORY
+        global MEMORY, GAIN, LIMITS, config, animal, meter, rank
         nonlocal kept, offset
         h = x * 1.0
         records = LOG

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import random
 
+from tests import random_state_modules as of_modules
+from tests import random_state_python as of_python
 from tests.random_state_prelude import KINDS as PRELUDE_OF_KINDS
 from tests.random_state_prelude import PRELUDE
 from tests.random_state_statements import (
@@ -62,6 +64,8 @@ STATE = (
     "NAMES",
     "ARRAY",
     "held_thing",
+    *("zoo", "opt3", "tail", "animal", "meter", "rank", "SCALES", "LAYERS", "ORDERED", "GROUPS"),
+    *("HEAP", "CELLS", "BYTES", "SEEN", "space", "user", "config"),
 )
 
 
@@ -93,11 +97,19 @@ class StateProgram:
         if kinds:
             pools += [KINDS] * 6
         changes = [*CHANGES_OF_KINDS * 3, *CHANGES] if kinds else CHANGES
+        definitions = ""
+        for part in (of_modules, of_python):
+            if rng.random() < 0.2:
+                pools += [part.STATEMENTS] * rng.choice((4, 12))
+                changes = [*part.CHANGES * 3, *changes]
+                definitions += part.DEFINITIONS
         lines = [rng.choice(rng.choice(pools)) for _ in range(rng.randint(2, 7))]
         lines.append(rng.choice(SEVERAL if leaves else RESULTS))
+        lines = [part.strip() for line in lines for part in line.split(";;")]
         self.body = "\n".join(f"        {line}" for line in lines)
         self.source = PRELUDE.replace("{body}", self.body)
         self.source = self.source.replace("{kinds}", PRELUDE_OF_KINDS if kinds else "")
+        self.source = self.source.replace("{more}", definitions)
         self.events: list[tuple[str, str, bool]] = []
         steady = rng.random() < 0.4  # then one program serves several calls
         for number in range(calls + 2 * steady):

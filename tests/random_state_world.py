@@ -6,11 +6,13 @@ one can run the function compiled.
 
 from __future__ import annotations
 
+import dataclasses
 import linecache
 import sys
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from itertools import count
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy as np
 import flamec
 from tests.random_state_programs import STATE, StateProgram
 
+_NUMBERS = (bool, int, float, str)
 _numbers = count()
 
 
@@ -99,11 +102,15 @@ def plain(value: Any) -> Any:
         return [*found, None if gradient is None else gradient.numpy().copy()]
     if isinstance(value, flamec.nn.Module):
         tensors = {**dict(value.named_parameters()), **dict(value.named_buffers())}
-        state = [plain(value.last), plain(value.hidden), plain(value.pair)]
-        state += [plain(value.rows), plain(value.shape), plain(value.stage)]
-        return [plain(tensors), value.gain, value.calls, *state, plain(getattr(value, "stats", 0))]
+        parts = [
+            [plain(v) for k, v in sorted(vars(m).items()) if k[0] != "_" and type(v) in _NUMBERS]
+            for m in value.modules()
+        ]
+        held = ("last", "hidden", "pair", "stats", "rows", "shape", "stage")
+        return [plain(tensors), parts, [plain(getattr(value, name, None)) for name in held]]
     if isinstance(value, flamec.optim.Optimizer):
-        return [[plain(s) for s in value.state.values()], [g["lr"] for g in value.param_groups]]
+        groups = [{k: v for k, v in g.items() if k != "params"} for g in value.param_groups]
+        return [[plain(s) for s in value.state.values()], plain(groups)]
     if isinstance(value, flamec.optim.lr_scheduler.LRScheduler):
         return [value.last_epoch, value.get_last_lr()]
     if type(value).__name__ == "Counter" and not isinstance(value, dict):
@@ -114,11 +121,20 @@ def plain(value: Any) -> Any:
     if type(value).__name__ in ("Thing", "Another"):
         held = [plain(v) for k, v in sorted(vars(value).items()) if k not in ("held", "access")]
         return [held, type(value).rate, repr(vars(value).get("access"))]
-    if isinstance(value, set):
+    if type(value).__name__ in ("Horse", "Bird", "Stone"):
+        own = [[k, v] for k, v in sorted(vars(value).items()) if not callable(v)]
+        return [type(value).__name__, own, getattr(value, "legs", None)]
+    if type(value).__name__ == "Meter":
+        return [value.total, value.count, plain(value.history), type(value).made]
+    if dataclasses.is_dataclass(value) or isinstance(value, SimpleNamespace):
+        return plain(vars(value))
+    if isinstance(value, ChainMap):
+        return plain(value.maps)
+    if isinstance(value, (set, frozenset)):
         return sorted(map(repr, value))
     if type(value).__name__ == "function":  # what the closure holds
         return plain(value())
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return [[str(key), plain(item)] for key, item in value.items()]
     if not isinstance(value, str) and hasattr(value, "__iter__"):
         return [plain(item) for item in value]
