@@ -21,6 +21,7 @@ from flamec.call_path import CHANGED
 from flamec.capture import Captured, actual_sizes, capture
 from flamec.changed_arguments import containers
 from flamec.collection_pause import collector_rests
+from flamec.companion_sizes import without_companions
 from flamec.compilation_stats import GuardFailure, Stats
 from flamec.config import CompileOptions, default_options
 from flamec.counted_loops import needs_counts
@@ -53,7 +54,7 @@ from flamec.state import loops_counted, memory_budget, process, thread
 from flamec.structures import flatten
 from flamec.tails import Tails
 from flamec.traced_arguments import Dynamic
-from flamec.varying_arguments import VaryingArguments, call_key, exact_sizes
+from flamec.varying_arguments import VaryingArguments, call_key, exact_sizes, guards_hold
 from flamec.varying_state import Lifted, StateVaries, places_of_grown
 
 Variant = Program | DifferentiableProgram | SplitProgram
@@ -389,6 +390,9 @@ class CompiledFunction:
                 self._counting = True
                 continue
             except Exception as error:  # perhaps for these sizes or numbers only
+                if dynamic.companions:
+                    dynamic = without_companions(dynamic)
+                    continue
                 if isinstance(error, CompileError) and dynamic.numbers:
                     self._arguments.keep_numbers(key)
                     dynamic = replace(dynamic, numbers=frozenset())
@@ -406,23 +410,23 @@ class CompiledFunction:
                     continue
             else:
                 captured.parts = self._tails.parts_of(function)
-                if segments is not None and not self._counting and needs_counts(captured):
+                known = dynamic
+                counts = segments is not None and not self._counting and needs_counts(captured)
+                if counts:
                     self._counting = True
-                    assert captured.undo is not None
-                    captured.undo()
-                    continue
-                given = [*leaves, *captured.found]
-                sizes = {**captured.trace.oracle.hints, **actual_sizes(captured, given)}
-                sizes |= captured.found_sizes
-                if all(g.check(sizes) for g in captured.shape_guards):
-                    if lifted is not self._lifted:
-                        self._lifted.keep(lifted)
-                    if constant:
-                        self._arguments.keep_numbers(key)
-                    tell_warnings()
-                    return captured
+                elif guards_hold(captured, leaves):
+                    dynamic = self._arguments.settled(key, known, captured)
+                    if dynamic is known:
+                        if lifted is not self._lifted:
+                            self._lifted.keep(lifted)
+                        if constant:
+                            self._arguments.keep_numbers(key)
+                        tell_warnings()
+                        return captured
                 assert captured.undo is not None
                 captured.undo()
+                if counts or dynamic is not known:
+                    continue
             found = "exact" if dynamic.found == "example" else dynamic.found
             own = exact_sizes(dynamic, leaves)
             dynamic = replace(dynamic, sizes=own, found=found, exact=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from flamec.capture import Captured, actual_sizes
+from flamec.companion_sizes import companions, settled
 from flamec.numpy_numbers import is_scalar
 from flamec.size_bounds import ANY_SIZE, SizeBounds, declared_bounds
 from flamec.structures import Structure
@@ -21,6 +23,7 @@ class VaryingArguments:
     def __init__(self) -> None:
         self._first_sizes: dict[Any, dict[tuple[int, int], int]] = {}
         self._varying: dict[Any, set[tuple[int, int]]] = {}
+        self._fixed: dict[Any, set[tuple[int, int]]] = {}
         self._numbers: dict[Any, dict[int, Any]] = {}
         self._varying_numbers: dict[Any, set[int]] = {}
         self._static_numbers: set[Any] = set()
@@ -29,10 +32,20 @@ class VaryingArguments:
         """Take the numbers of such calls for constants from now on: Python asks for them."""
         self._static_numbers.add(key)
 
+    def settled(self, key: Any, dynamic: Dynamic, captured: Captured) -> Dynamic:
+        """What to take for symbols instead, as a trace tells: the same ``dynamic`` if all is well,
+        and if the function did what must not happen twice."""
+        if captured.happened:
+            return dynamic
+        dynamic, fixed = settled(dynamic, captured.shape_guards)
+        self._fixed.setdefault(key, set()).update(fixed)
+        return dynamic
+
     def clear(self) -> None:
         for known in (
             self._first_sizes,
             self._varying,
+            self._fixed,
             self._numbers,
             self._varying_numbers,
             self._static_numbers,
@@ -60,6 +73,8 @@ class VaryingArguments:
             varying |= {k for k, size in sizes.items() if first[k] != size}
         if vary:
             varying |= {k for k, size in sizes.items() if size > 1}
+        others = companions(leaves, sizes, varying) if varying and vary is None else set()
+        others -= self._fixed.get(key, set()) | marked.keys()
         varying |= marked.keys()
         names: dict[Any, str] = {}
         bounds: dict[str, SizeBounds] = {}
@@ -77,6 +92,9 @@ class VaryingArguments:
                 bounds[name] = declared
                 example = sizes[place]
             symbols[place] = (name, example)
+        given = [p for p in sorted(others) if positions[id(leaves[p[0]])] == p[0]]
+        companion = {p: f"s{number}" for number, p in enumerate(given, len(names))}
+        symbols |= {p: (s, sizes[p]) for p, s in companion.items()}
         numbers = {
             position: leaf
             for position, leaf in enumerate(leaves)
@@ -87,12 +105,29 @@ class VaryingArguments:
         varied |= {p for p, v in numbers.items() if first_numbers[p] != v}
         constant = key in self._static_numbers
         pairs = {pair: name for (pair, declared), name in names.items() if declared == ANY_SIZE}
-        return Dynamic(symbols, frozenset(() if constant else varied), bounds, pairs)
+        return Dynamic(
+            symbols,
+            frozenset(() if constant else varied),
+            bounds,
+            pairs,
+            companions=frozenset(companion.values()),
+        )
 
 
 def call_key(leaves: list[Any], structure: Structure) -> Any:
     """Calls with equal keys differ in sizes and values alone."""
     return structure, tuple(_leaf_kind(leaf) for leaf in leaves)
+
+
+def guards_hold(captured: Captured, leaves: list[Any]) -> bool:
+    """Whether what a trace decided by sizes, of which it takes small ones for larger, is so for the
+    sizes of the call."""
+    sizes = {
+        **captured.trace.oracle.hints,
+        **actual_sizes(captured, [*leaves, *captured.found]),
+        **captured.found_sizes,
+    }
+    return all(guard.check(sizes) for guard in captured.shape_guards)
 
 
 def exact_sizes(dynamic: Dynamic, leaves: list[Any]) -> dict[tuple[int, int], tuple[str, int]]:
