@@ -1,10 +1,12 @@
-"""Python's ``int``, ``float`` and ``type`` of what varies while a function is traced.
+"""Python's ``int``, ``float``, ``range`` and ``type`` of what varies while a function is traced.
 
 What ``int`` gives is an int and no tracer, so a program would depend on the number at hand. Code of
 the user that converts what varies finds other classes in its globals under these names, which give
 tracers: until the trace ends, in the modules where that was seen. So does code that asks for a
-``type`` where sizes vary; it is told that they are ints. In: conversions, and the code that begins
-(``guards.Recorder``). Out: ConversionWanted where the trace must begin again with such classes.
+``type`` where sizes vary; it is told that they are ints. A ``range`` takes its length from sizes
+instead of each of them, so that a loop over parts has a program for each number of parts.
+In: conversions, and the code that begins (``guards.Recorder``). Out: ConversionWanted where the
+trace must begin again with such classes.
 Invariant: to other code they are Python's in all but identity; where code compares by that, or
 makes classes, the names are left as they are.
 """
@@ -13,8 +15,9 @@ from __future__ import annotations
 
 import dis
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from operator import index
 from types import CodeType, FrameType
 from typing import Any
 
@@ -22,7 +25,7 @@ import numpy as np
 
 from flamec.errors import is_framework_file
 from flamec.host_numbers import computed, computed_of_sizes
-from flamec.ir.shape import SymbolicDim
+from flamec.ir.shape import SymbolicDim, maximum
 from flamec.state import thread
 from flamec.tensor import RuntimeNumber
 
@@ -37,7 +40,7 @@ _wanted: OrderedDict[int, None] = OrderedDict()
 
 
 class ConversionWanted(BaseException):  # code that handles errors must not handle it
-    """The trace must start again, with stand-ins for ``int`` and ``float`` in a module."""
+    """The trace must start again, with stand-ins for Python's classes in a module."""
 
 
 class _StandInType(type):
@@ -46,6 +49,8 @@ class _StandInType(type):
     _kind: type
 
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
+        if cls._kind is range:
+            return _range(*arguments, **options)
         if len(arguments) == 1 and not options:
             if cls._kind is type:
                 return _type_of(arguments[0])
@@ -70,6 +75,21 @@ class _StandInType(type):
         return np.dtype(cls._kind) if name == "dtype" else getattr(cls._kind, name)
 
 
+def _range(*arguments: Any, **options: Any) -> Sequence[Any]:
+    """A ``range`` of the numbers that one over sizes has, or a tuple where these vary, too."""
+    kinds = {type(a) for a in arguments}
+    if options or SymbolicDim not in kinds or not kinds <= {int, SymbolicDim}:
+        return range(*arguments, **options)
+    if not 1 <= len(arguments) <= 3 or (len(arguments) == 3 and arguments[2] == 0):
+        return range(*map(index, arguments))  # which says what is wrong
+    start, stop, step = (0, *arguments, 1) if len(arguments) == 1 else (*arguments, 1)[:3]
+    span, stride = (stop - start, step) if step > 0 else (start - stop, -step)
+    count = index(maximum((span + stride - 1) // stride, 0))
+    if isinstance(start, SymbolicDim) or isinstance(step, SymbolicDim):
+        return tuple([start + i * step for i in range(count)])
+    return range(start, start + count * step, step)
+
+
 def _converted(kind: type, value: Any) -> Any:
     """What ``kind`` makes of what varies; None for other values."""
     if type(value) is SymbolicDim:
@@ -90,7 +110,8 @@ def _type_of(value: Any) -> type:
 
 
 _STAND_INS: dict[str, Any] = {
-    kind.__name__: _StandInType(kind.__name__, (), {"_kind": kind}) for kind in (int, float, type)
+    kind.__name__: _StandInType(kind.__name__, (), {"_kind": kind})
+    for kind in (int, float, range, type)
 }
 
 
@@ -133,7 +154,7 @@ class Conversions:
     def entered(self, frame: FrameType) -> None:
         """A function begins."""
         code, variables = frame.f_code, frame.f_globals
-        names = ("int", "float") if id(variables) in _wanted else ()
+        names = ("int", "float", "range") if id(variables) in _wanted else ()
         if "type" in code.co_names and "type" in _called(code) and _sizes_vary():
             names = (*names, "type")
         if not _named(code) or not (names or id(variables) in self._placed):

@@ -165,10 +165,7 @@ class SymbolicDim(IntegerMethods):
         return not _decide(self, "==", 0)
 
     def __index__(self) -> int:
-        oracle = oracle_in_force.get()
-        if oracle is None:
-            raise Undecidable(f"the size {self} is symbolic; it has no single integer value")
-        return oracle.specialize(self)
+        return self._converted(range, sys._getframe(1))  # perhaps; code that calls it is asked
 
     def __int__(self) -> int:
         return self._converted(int, sys._getframe(1))
@@ -178,9 +175,10 @@ class SymbolicDim(IntegerMethods):
 
     def _converted(self, kind: type, frame: FrameType) -> int:
         oracle = oracle_in_force.get()
-        if oracle is not None:
-            oracle.converts(self, kind, frame)
-        return self.__index__()
+        if oracle is None:
+            raise Undecidable(f"the size {self} is symbolic; it has no single integer value")
+        oracle.converts(self, kind, frame)
+        return oracle.specialize(self)
 
     def __str__(self) -> str:
         return text_for(self, sys._getframe(1))
@@ -415,6 +413,9 @@ def minimum(a: Dim, b: Dim) -> Dim:
         return b
     shared = _shared(_terms(a), _terms(b))
     parts = [added(a, shared, -1), added(b, shared, -1)]
+    if all(c < 0 for part in parts for c in _terms(part).values()):  # lesser ones are sizes
+        parts = [multiplied(-1, part) for part in parts]
+        shared = added(added(a, b, 1), shared, -1)
     parts.sort(key=lambda part: (isinstance(part, int), format_dim(part)))
     return added(SymbolicDim({(("min", *parts),): 1}), shared, 1)
 

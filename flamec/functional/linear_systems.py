@@ -16,6 +16,7 @@ import numpy as np
 from flamec import return_types
 from flamec.errors import OperationError, user_location
 from flamec.functional.arguments import public
+from flamec.functional.arithmetic import mul
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.decompositions import (
     eigvalsh,
@@ -33,7 +34,7 @@ from flamec.functional.shape import broadcast_shapes
 from flamec.functional.sorting import sorted_along
 from flamec.functional.unary import copied
 from flamec.ir.ops.matrices import identity_like
-from flamec.ir.shape import equal, format_shape, product
+from flamec.ir.shape import equal, format_shape, maximum, product
 from flamec.ir.types import int64
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
@@ -238,8 +239,8 @@ def solve_ex(A: Tensor, B: Tensor, *, left: bool = True, check_errors: bool = Fa
     return return_types.linalg_solve_ex(_solution(x, vectors, left), info)
 
 
-def _tolerances(name: str, a: Tensor, atol: Any, rtol: Any) -> tuple[float, float]:
-    """Both as numbers; rtol is max(m, n) eps unless it or a positive atol is given."""
+def _tolerances(name: str, atol: Any, rtol: Any) -> tuple[float, float | None]:
+    """Both as numbers; rtol is None, for max(m, n) eps, unless it or a positive atol is given."""
     given = []
     for value in (atol, rtol):
         if isinstance(value, Tensor):
@@ -248,13 +249,9 @@ def _tolerances(name: str, a: Tensor, atol: Any, rtol: Any) -> tuple[float, floa
         require(value is None or is_number(value), f"{name}: atol and rtol must be numbers")
         given.append(value)
     low, relative = given
-    if relative is None:
-        *_, m, n = a._type.shape
-        sizes = [d for d in (m, n) if isinstance(d, int)]
-        require(len(sizes) == 2, f"{name}: give rtol for matrices of a size not known yet")
-        epsilon = float(np.finfo(a._type.dtype.numpy).eps)
-        relative = 0.0 if low else max(sizes) * epsilon
-    return float(low or 0.0), float(relative)
+    if relative is None and low:
+        relative = 0.0
+    return float(low or 0.0), None if relative is None else float(relative)
 
 
 @public
@@ -272,7 +269,7 @@ def pinv(
     unless it or a positive ``atol`` is given. With ``hermitian`` only the lower triangle is read.
     """
     a = matrices("linalg.pinv", A)
-    low, relative = _tolerances("linalg.pinv", a, atol, rcond if rtol is None else rtol)
+    low, relative = _tolerances("linalg.pinv", atol, rcond if rtol is None else rtol)
     if hermitian:
         a = _mirrored(square("linalg.pinv", a))
     return ops.pinv(a, atol=low, rtol=relative)
@@ -321,15 +318,22 @@ def matrix_rank(
         return ops.full(value=0, shape=batch, dtype=int64, device=a._type.device)
     values = ops.abs(eigvalsh(a)) if hermitian else svdvals(a)
     greatest = ops.amax(values, axes=(values.ndim - 1,))
-    limit = ops.maximum(ops.mul(greatest, relative), low)
+    limit = ops.maximum(mul(greatest, relative), low)
     limit = ops.reshape(ops.expand_to(limit, batch), shape=(*batch, 1))
     return ops.sum(ops.cast(ops.gt(values, limit), int64), axes=(len(batch),))
+
+
+def _default_rtol(a: Tensor) -> Any:
+    return maximum(*a._type.shape[-2:]) * float(np.finfo(a._type.dtype.numpy).eps)
 
 
 def _tolerances_of_each(name: str, a: Tensor, atol: Any, rtol: Any) -> tuple[Any, Any]:
     """As ``_tolerances``, with tensors for those that are tensors of one for each matrix."""
     if not any(isinstance(v, Tensor) and v.ndim for v in (atol, rtol)):
-        return _tolerances(name, a, atol, rtol)
+        low, relative = _tolerances(name, atol, rtol)
+        if relative is None:
+            relative = _default_rtol(a)
+        return low, relative
     for given in (atol, rtol):
         require(
             given is None or isinstance(given, Tensor) or is_number(given),
@@ -338,9 +342,9 @@ def _tolerances_of_each(name: str, a: Tensor, atol: Any, rtol: Any) -> tuple[Any
     dtype = a._type.dtype
     low, relative = (ops.cast(v, dtype) if isinstance(v, Tensor) else v for v in (atol, rtol))
     if relative is None:
-        _, relative = _tolerances(name, a, None, None)
+        relative = _default_rtol(a)
         if isinstance(low, Tensor):
-            relative = ops.mul(ops.cast(ops.le(low, 0.0), dtype), relative)
+            relative = mul(ops.cast(ops.le(low, 0.0), dtype), relative)
     return (0.0 if low is None else low), relative
 
 

@@ -295,7 +295,10 @@ def _evaluate_pinv(attributes: Attributes, a: np.ndarray) -> np.ndarray:
     if not a.size:
         return np.zeros((*batch, n, m), a.dtype)
     u, s, vh = np.linalg.svd(a, full_matrices=False)
-    limit = np.maximum(attributes["atol"], attributes["rtol"] * s[..., :1])
+    relative = attributes["rtol"]
+    if relative is None:
+        relative = max(m, n) * float(np.finfo(a.dtype).eps)
+    limit = np.maximum(attributes["atol"], relative * s[..., :1])
     kept = s > limit
     scale = np.where(kept, 1 / np.where(kept, s, 1), 0).astype(a.dtype)
     return np.asarray(np.swapaxes(vh, -1, -2) @ (scale[..., None] * np.swapaxes(u, -1, -2)))
@@ -323,7 +326,8 @@ pinv = register(
         saves_inputs=(0,),
         saves_outputs=(0,),
         expensive=True,
-        doc="Moore and Penrose's inverse; singular values up to max(atol, rtol s_0) count as 0.",
+        doc="Moore and Penrose's inverse; singular values up to max(atol, rtol s_0) count as 0; "
+        "rtol None: max(m, n) eps.",
     )
 )
 

@@ -263,3 +263,22 @@ def test_failures_are_numbers_on_request() -> None:
         with pytest.raises(flamec.linalg.LinAlgError, match="Batch element 1"):
             function(x, check_errors=True)
     assert linalg.lu_factor_ex(flamec.zeros(2, 0, 0)).info.tolist() == [0, 0]
+
+
+def test_tolerances_of_any_size_take_one_program() -> None:
+    """max(m, n) eps is that of the matrix at hand."""
+
+    def function(a: Any) -> Any:
+        return linalg.pinv(a), linalg.matrix_rank(a), linalg.lstsq(a, a[:, :1]).solution
+
+    compiled = flamec.compile(function, dynamic=True, fullgraph=True)
+    generator = np.random.default_rng(0)
+    for rows, columns in ((9, 4), (30, 7), (200, 2), (4, 4)):
+        array = generator.standard_normal((rows, columns))
+        array[:, 1] = array[:, 0] * (1 + 100 * rows * np.finfo(float).eps)
+        inverse, rank, solution = compiled(flamec.from_numpy(array))
+        eager_inverse, _, eager_solution = function(flamec.from_numpy(array))
+        np.testing.assert_allclose(inverse.numpy(), eager_inverse.numpy(), 1e-9, 1e-9)
+        np.testing.assert_allclose(solution.numpy(), eager_solution.numpy(), 1e-9, 1e-9)
+        assert int(rank) == np.linalg.matrix_rank(array)
+    assert compiled.stats.traces == 1

@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import numbers
+import random
 import sys
 import types
 import warnings
@@ -389,3 +390,38 @@ def test_scalars_of_numpy(number: np.generic) -> None:
                     assert type(a) is type(b) and getattr(a, "dtype", 0) == getattr(b, "dtype", 0)
                     assert np.array_equal(np.asarray(a), np.asarray(b))
     assert compiled.stats.python_runs == 0
+
+
+def in_parts(x: flamec.Tensor) -> list[flamec.Tensor]:
+    return [x[i : i + 4].sum(0) for i in range(0, x.shape[0], 4)]
+
+
+def backwards(x: flamec.Tensor) -> list[flamec.Tensor]:
+    return [x[i] for i in range(len(x) - 1, -1, -5)]
+
+
+def in_quarters(x: flamec.Tensor) -> list[flamec.Tensor]:
+    part = max(x.shape[0] // 4, 1)
+    return [x[i : min(i + part, len(x))].sum(0) for i in range(0, x.shape[0], part)]
+
+
+def asked(x: flamec.Tensor) -> list[flamec.Tensor]:
+    turns = range(0, x.shape[0], 6)
+    assert isinstance(turns, range) and 6 in turns and turns[-1] % 6 == 0
+    return [x * len(turns), *[x[i] for i in reversed(turns)]]
+
+
+@pytest.mark.parametrize(
+    ("function", "most"), [(in_parts, 15), (backwards, 7), (in_quarters, 7), (asked, 6)]
+)
+def test_loops_over_parts_have_a_program_for_each_number_of_parts(function, most) -> None:
+    """Of 24 sizes; that the last of parts of a fixed size is a whole one may be another."""
+    compiled = flamec.compile(function, backend="evaluate", max_variants=20)
+    sizes = list(range(8, 32))
+    random.Random(0).shuffle(sizes)
+    for rows in sizes:
+        x = flamec.arange(rows * 2.0).reshape(rows, 2)
+        expected, found = function(x), compiled(x)
+        assert len(expected) == len(found)
+        assert all(map(flamec.equal, found, expected))
+    assert compiled.stats.traces <= most, compiled.stats.guard_failures

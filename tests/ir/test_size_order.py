@@ -81,6 +81,8 @@ def test_forms_keep_values() -> None:
         (minimum(A // 2, A), A // 2),
         (minimum(A, 3) // 1, minimum(3, A)),
         (maximum(-1 * A, 0), 0),
+        (A + maximum(32 - A, 0), maximum(A, 32)),  # padded to at least 32
+        (minimum(-1 * A, -1 * B), -1 * maximum(A, B)),
     ],
 )
 def test_equal_sizes_have_one_form(one: Dim, another: Dim) -> None:
@@ -92,6 +94,7 @@ def test_relations_that_forms_settle() -> None:
     assert not less(A - 2 * (A // 2), 0) and less(A - 2 * (A // 2), 2)
     assert not less((-1 * A) % 4, 0) and never_negative(minimum(A, 5) - minimum(A, 2))
     assert not never_negative(A - 2 * minimum(A, 1))
+    assert never_negative(A + maximum(32 - A, 0) - 32)
 
 
 def test_types_with_such_sizes_can_be_read() -> None:
