@@ -220,6 +220,7 @@ def _max_pool(
     )
     shape = x._type.shape
     _require_elements(name, input, spatial)
+    steps = _needed_steps(shape[2:], kernel, steps, borders, dilations)
     fill = _smallest(x)
     if _are_whole(shape[2:], kernel, borders, dilations):
         result, number = _selected_of_all(x, spatial, fill)
@@ -250,6 +251,14 @@ def _max_pool(
         places.insert(0, ops.add(origins[n], ops.mul(inside, dilations[n])))
     flat = row_major([ops.cast(p, int64) for p in places], shape[2:])
     return unbatched(result, single), unbatched(flat, single)
+
+
+def _needed_steps(
+    sizes: Sequence[Dim], kernel: Ints, steps: Ints, borders: Ints, dilations: Ints
+) -> Ints:
+    """The steps, 1 where there is one window, whose size is symbolic."""
+    axes = zip(sizes, kernel, steps, borders, dilations, strict=True)
+    return tuple([1 if _are_whole([n], [k], (p,), (d,)) else s for n, k, s, p, d in axes])
 
 
 def _are_whole(sizes: Sequence[Dim], kernel: Sequence[Dim], borders: Ints, dilations: Ints) -> bool:
@@ -395,6 +404,7 @@ def _avg_pool(
     kernel, steps, borders, dilations = _settings(name, spatial, kernel_size, stride, padding)
     _require_elements(name, input, spatial)
     require(divisor_override != 0, f"{name}: divisor must be not zero")
+    steps = _needed_steps(x._type.shape[2:], kernel, steps, borders, dilations)
     wide = widened(x)
     if _are_whole(x._type.shape[2:], kernel, borders, dilations):
         total = reduce_kept("sum", wide, range(2, 2 + spatial))
@@ -405,7 +415,7 @@ def _avg_pool(
     divisor = divisor_override
     if divisor is None:
         whole = not ceil_mode and (count_include_pad or not any(borders))
-        divisor = int(product(kernel)) if whole else _divisor(
+        divisor = product(kernel) if whole else _divisor(
             wide, kernel, steps, borders, counts, count_include_pad
         )  # fmt: skip
     return unbatched(_quotient(total, divisor, input._type.dtype), single)

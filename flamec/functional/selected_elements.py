@@ -31,10 +31,14 @@ _NARROW = 127  # the largest number of an element that is kept in eight bits
 def plain(
     sizes: Sequence[Dim], counts: Sequence[Dim], kernel: Ints, steps: Ints, borders: Ints
 ) -> bool:
-    """Whether there are windows as far as an array and its borders reach, or sizes are numbers."""
+    """Whether there are windows as far as an array and its borders reach, or sizes are numbers;
+    the sizes of windows are."""
     return all(
-        (isinstance(size, int) and isinstance(count, int))
-        or structurally_equal(count, floordiv(size + 2 * p - k, s) + 1)
+        isinstance(k, int)
+        and (
+            (isinstance(size, int) and isinstance(count, int))
+            or structurally_equal(count, floordiv(size + 2 * p - k, s) + 1)
+        )
         for size, count, k, s, p in zip(sizes, counts, kernel, steps, borders, strict=True)
     )
 

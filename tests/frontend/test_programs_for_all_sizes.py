@@ -60,6 +60,11 @@ CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
         2,
     ),
     "means of whole planes": (lambda x: F.avg_pool2d(x, x.size()[1:]), 2),
+    "means of windows as wide as lines": (lambda x: F.avg_pool2d(x, (2, x.shape[2]), (1, 2)), 2),
+    "maxima of windows as wide as lines": (
+        lambda x: F.max_pool2d(x, (2, x.shape[2]), (1, 2), return_indices=True),
+        2,
+    ),
     "norms of whole lines": (lambda x: F.lp_pool1d(x, 2, x.shape[2]), 2),
     "half as large": (lambda x: F.interpolate(x, scale_factor=0.5), 2),
     "half as large again": (lambda x: F.interpolate(x, scale_factor=1.5, mode="linear"), 2),
@@ -80,6 +85,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], int]] = {
         lambda x: F.pad(x, (0, -x.shape[2] % 4)).reshape(2, 3, -1, 4).sum(2),
         2,
     ),
+    "padded to a length": (lambda x: F.pad(x, (0, max(0, 12 - x.shape[2])))[..., :12], 2),
     "all but the first": (lambda x: x[..., 1:] * 2, 2),
     "all but ends": (lambda x: x[..., 2:-3].cumsum(2), 2),
     "every other one from the second on": (lambda x: x[:, 1::2, 1::2] + 1, 2),
@@ -135,6 +141,7 @@ WITH_GRADIENTS = (
     "adaptive means", "adaptive maxima", "area", "parts as many as given", "all but ends",
     "every other one from the second on", "neighbours", "rolled", "diagonals", "next tokens",
     "maxima of whole planes", "half as large again", "alignments", "distances", "pairs",
+    "means of windows as wide as lines", "maxima of windows as wide as lines",
 )  # fmt: skip
 IN_C = ("adaptive maxima", "neighbours", "rolled", "diagonals", "alignments")
 
