@@ -240,8 +240,8 @@ if _TYPE_CHECKING:
     from flamec.autograd import is_anomaly_enabled
     from flamec.compiler import compile
     from flamec.cuda import OutOfMemoryError
+    from flamec.deployment.dim import Dim
     from flamec.deployment.exporter import export
-    from flamec.deployment.varying import Dim
     from flamec.func import vmap
     from flamec.functional.bessel import i0
     from flamec.functional.binomial import binomial
@@ -321,7 +321,7 @@ _CONDITIONS = (
 
 # Imported when first used, so that ``import flamec`` stays quick: name -> module that has it.
 _LATE = {
-    "Dim": "flamec.deployment.varying",
+    "Dim": "flamec.deployment.dim",
     "GradScaler": "flamec.amp",
     "OutOfMemoryError": "flamec.cuda",
     "accelerator": "",

@@ -278,6 +278,8 @@ def _capture(
     for symbol, example in dynamic.sizes.values():
         bounds = dynamic.bounds.get(symbol, ANY_SIZE)
         trace.oracle.declare(dynamic.size(symbol), symbol, example, bounds)
+    for one, other in dynamic.equal:
+        trace.oracle.decide(one, "==", other)
     sizes = host.lifted.sizes, dynamic.pairs
     host.sizes.exact, host.sizes.vary = dynamic.exact, dynamic.number_sizes
     host.tensors = StateTensors(trace, leaves, argument_types, *sizes)

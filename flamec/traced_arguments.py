@@ -31,7 +31,8 @@ class Dynamic:
     are that values decide (``segments.Execution``). ``exact``: sizes that numbers decide on have
     the call's for examples. ``number_sizes``: whether numbers may be sizes that vary.
     ``one_program``: whether there will be no other program for sizes that this one does not serve.
-    ``companions``: symbols of sizes that are to vary because others do (``companion_sizes.py``).
+    ``equal``: pairs of sizes that are equal in each call. ``companions``: symbols of sizes that are
+    to vary because others do (``companion_sizes.py``).
     """
 
     sizes: Mapping[tuple[int, int], tuple[str, int]] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class Dynamic:
     exact: bool = False
     number_sizes: bool = True
     one_program: bool = False
+    equal: tuple[tuple[Dim, Dim], ...] = ()
     companions: frozenset[str] = frozenset()
 
     def size(self, symbol: str) -> Dim:

@@ -20,9 +20,10 @@ from flamec.capture import Captured, capture
 from flamec.config import default_options
 from flamec.deployment import native_code
 from flamec.deployment.archive import PROGRAM, write_archive
+from flamec.deployment.dim import Dim
 from flamec.deployment.formulas import decode, encode
 from flamec.deployment.numbers import NumberCondition
-from flamec.deployment.varying import Dim, DynamicArguments, Varying, varying
+from flamec.deployment.varying import DynamicArguments, Varying, varying
 from flamec.errors import CompileError, user_location
 from flamec.host_numbers import Argument
 from flamec.ir.shape import SymbolicDim, format_dim
@@ -52,13 +53,14 @@ def export(
     ``example_inputs``: the positional arguments, tensors or NumPy arrays in nested lists, tuples
     and dicts; numbers, text and flags become part of the program unless ``dynamic`` names them.
 
-    ``dynamic``: for an argument (its position, or its name in the function) what may vary. Of a
-    tensor the axes whose sizes do, as axes or as ``{axis: name}``; sizes of one name are equal. Of
-    a number (not a flag) its name: a call may give another. Instead of a name there may be a
-    ``flamec.Dim`` with bounds. Of a container the same for its parts: a list, with None for what
-    does not vary, or a dict by keys. Sizes and whole numbers may be sizes, places, bounds of slices
-    and operands; what Python decides by them while tracing is a condition of the program, which
-    each call checks.
+    ``dynamic``: for an argument (by its position or its name in the function, or in a tuple one for
+    each) what may vary. Of a tensor the axes whose sizes do, as axes, as ``{axis: name}``, or in a
+    tuple one name for each axis; sizes of one name are equal. Of a number (not a flag) its name: a
+    call may give another. Instead of a name there may be a ``flamec.Dim``, with bounds, also
+    ``2 * dim`` and ``dim + 1``, or ``Dim.AUTO``, which varies if the function allows it. Of a
+    container the same for its parts: a list or a dict by keys. None, and a number, say that
+    something stays. Sizes and whole numbers may be sizes, places, bounds of slices and operands;
+    what Python decides by them while tracing is a condition of the program, which each call checks.
 
     ``sizes``: of a program for a GPU, values of all names of sizes and whole numbers, for whose
     classes of sizes (COMPILE.md) the file has code of its own, as it has for the examples'; others
@@ -71,7 +73,8 @@ def export(
 
     Raises CompileError for what a program without Python cannot do: writing to an argument,
     leaving gradients in ``.grad``, results that are no tensors, numbers, text or containers of
-    them, and a number that varies but on whose value the program depends (a loop of Python over
+    them, a size that is to vary where the function serves one alone, and a number that varies but
+    on whose value the program depends (a loop of Python over
     it); ValueError for axes that the arguments do not have, for examples that bounds do not allow,
     and for a size of 1, or of 1 times what it is a multiple of, where larger ones decide otherwise.
 
@@ -82,13 +85,22 @@ def export(
     >>> flamec.load(path)(np.ones((9, 3), np.float32)).shape  # doctest: +SKIP
     (9, 2)
     """
+    if "dynamic_shapes" in options:
+        raise TypeError("flamec.export: what torch.export calls dynamic_shapes is dynamic here")
     arguments = tuple(map_leaves(_example, tuple(example_inputs)))
     leaves, _ = flatten((arguments, {}))
     names = _argument_names(function, len(arguments))
     declared = varying(arguments, names, dynamic or {})
     named = [declared.examples, *_checked_names(sizes, declared)]
     name = str(getattr(function, "__name__", type(function).__name__))
-    captured = capture(_owned_results(function), arguments, {}, declared.dynamic, name)
+    while True:
+        captured = capture(_owned_results(function), arguments, {}, declared.dynamic, name)
+        fixed = _fixed_sizes(captured, declared, name)
+        if not fixed:
+            break
+        if captured.undo is not None:
+            captured.undo()
+        declared = declared.without(fixed)
     _refuse_effects(captured, name)
     _refuse_fixed_numbers(captured, declared, name)
     host_sizes = _described_host_sizes(captured)
@@ -254,6 +266,33 @@ def _refuse_fixed_numbers(captured: Captured, declared: Varying, name: str) -> N
             )
 
 
+def _fixed_sizes(captured: Captured, declared: Varying, name: str) -> set[str]:
+    """The symbols of sizes that vary only if the function allows it, which does not.
+
+    CompileError for other sizes that are to vary, and of which the program serves one.
+    """
+    sizes = captured.trace.oracle.hints
+    names = {symbol: called for called, symbol in declared.symbols.items()}
+    fixed = set()
+    for guard in captured.shape_guards:
+        if guard.relation != "==" or not guard.holds or len(guard.symbols) != 1:
+            continue
+        (symbol,) = guard.symbols
+        served = [n for n in range(2 * sizes[symbol] + 64) if guard.check({symbol: n})]
+        if symbol not in names or served != [sizes[symbol]]:
+            continue
+        called = names[symbol]
+        size = sizes[symbol] * declared.declared[called].multiple_of
+        if called not in declared.automatic:
+            raise CompileError(
+                f"{name}: {declared.unnamed.get(called, called)} is to vary, and the function "
+                f"serves {size} alone, as in the examples (at {guard.location}); leave it out of "
+                "dynamic, or say flamec.Dim.AUTO of it"
+            )
+        fixed.add(symbol)
+    return fixed
+
+
 def _refuse_other_examples(
     captured: Captured, declared: Varying, leaves: list[Any], bindings: Mapping[str, int]
 ) -> None:
@@ -326,7 +365,7 @@ def _facts(
         "symbols": list(captured.symbols),
         "sizes": {
             symbol: {
-                "name": symbol if name in declared.unnamed else name,
+                "name": _shown_name(name, symbol, declared),
                 **_described_number(int, declared.declared[name]),
             }
             for name, symbol in declared.symbols.items()
@@ -348,6 +387,12 @@ def _facts(
         ],
         "result_structure": _numbered(captured.result_structure),
     }
+
+
+def _shown_name(name: str, symbol: str, declared: Varying) -> str:
+    if name in declared.unnamed:
+        return symbol
+    return f"({name})" if " " in name and name in declared.derived else name
 
 
 def _number_conditions(captured: Captured) -> list[dict[str, Any]]:
