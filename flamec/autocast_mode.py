@@ -23,9 +23,12 @@ R = TypeVar("R")
 __all__ = [
     "autocast",
     "clear_autocast_cache",
+    "get_autocast_cpu_dtype",
     "get_autocast_dtype",
+    "get_autocast_gpu_dtype",
     "is_autocast_available",
     "is_autocast_cache_enabled",
+    "is_autocast_cpu_enabled",
     "is_autocast_enabled",
     "set_autocast_cache_enabled",
     "set_autocast_dtype",
@@ -145,6 +148,21 @@ def set_autocast_enabled(device_type: str, enabled: bool) -> None:
 def get_autocast_dtype(device_type: str) -> DType:
     """The lower precision on a type of device."""
     return thread.autocast.dtype(_require_known("get_autocast_dtype", device_type))
+
+
+def get_autocast_cpu_dtype() -> DType:
+    """PyTorch's older name of ``get_autocast_dtype("cpu")``."""
+    return get_autocast_dtype("cpu")
+
+
+def get_autocast_gpu_dtype() -> DType:
+    """PyTorch's older name of ``get_autocast_dtype("cuda")``."""
+    return get_autocast_dtype("cuda")
+
+
+def is_autocast_cpu_enabled() -> bool:
+    """PyTorch's older name of ``is_autocast_enabled("cpu")``."""
+    return is_autocast_enabled("cpu")
 
 
 def set_autocast_dtype(device_type: str, dtype: DType) -> None:

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 from flamec.bound_methods import BoundMethods, name_of
 from flamec.call_path import CHANGED
@@ -60,6 +61,7 @@ from flamec.varying_state import Lifted, StateVaries, places_of_grown
 Variant = Program | DifferentiableProgram | SplitProgram
 MAX_PREPARED = 64  # compiled graphs that a function keeps
 _MOST_ROUNDS = 16  # of traces that each find state in another object, made unseen
+every_compiled_function: WeakSet[CompiledFunction] = WeakSet()
 _MOST_FIRST_EFFECTS = 4  # different ones that calls may have once, as a log of another kind begins
 
 
@@ -95,6 +97,7 @@ class CompiledFunction:
         self._warned: set[str] = set()
         self.effects: list[str] = []  # of the last call whose Python code had to be run
         self._bound: BoundMethods[CompiledFunction] = BoundMethods()
+        every_compiled_function.add(self)
 
     @property
     def options(self) -> CompileOptions:

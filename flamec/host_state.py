@@ -90,7 +90,7 @@ class HostState:
     given_up: bool = False  # state is as it was before the trace
     moment: int = 0
     happened: bool = False  # something outside of Python's state, so it must not happen twice
-    happenings: Sequence[str] = ()  # what has happened so far
+    happenings: list[str] = field(default_factory=list)  # what has happened so far
     steps: list[Write | Append | Act | Refill] = field(default_factory=list)
     last: list[LastAct] = field(default_factory=list)  # after all steps
     refills: list[Refill] = field(default_factory=list)  # of containers among the arguments

@@ -123,3 +123,4 @@ def _() -> None:
     x = flamec.ones(1, 2)
     assert flamec.equal(nn.DataParallel(layer)(x), layer(x))
     raises(lambda: nn.DataParallel(layer, device_ids=[0, 1]), RuntimeError)
+    raises(flamec.distributed.init_process_group, RuntimeError)

@@ -17,7 +17,7 @@ from flamec.state import (
 )
 
 if TYPE_CHECKING:
-    from flamec.autograd import forward_ad, functional, graph
+    from flamec.autograd import forward_ad, functional, graph, profiler
     from flamec.autograd.gradcheck import gradcheck, gradgradcheck
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "is_grad_enabled",
     "is_leaf_value",
     "no_grad",
+    "profiler",
     "retain_grad",
     "set_detect_anomaly",
     "set_grad_enabled",
@@ -53,7 +54,7 @@ _LATE = {
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name in ("forward_ad", "functional", "graph"):
+    if name in ("forward_ad", "functional", "graph", "profiler"):
         return import_module(f"flamec.autograd.{name}")
     if name not in _LATE:
         raise AttributeError(f"module 'flamec.autograd' has no attribute {name!r}")

@@ -19,6 +19,7 @@ from flamec.distributions.distribution import (
     as_parameters,
     checked,
 )
+from flamec.distributions.utils import logits_to_probs, probs_to_logits
 from flamec.nn.functional import binary_cross_entropy_with_logits, one_hot
 from flamec.state import no_grad
 from flamec.tensor import Tensor
@@ -27,11 +28,6 @@ __all__ = [
     "Bernoulli", "Categorical", "Geometric", "Multinomial", "OneHotCategorical",
     "OneHotCategoricalStraightThrough", "Poisson",
 ]  # fmt: skip
-
-
-def _clamped(probs: Tensor) -> Tensor:
-    eps = flamec.finfo(probs.dtype).eps
-    return probs.clamp(eps, 1 - eps)
 
 
 def enumerated(values: Tensor, batch: Sequence[Any], expand: bool) -> Tensor:
@@ -101,11 +97,10 @@ class TwoValued(_ByProbsOrLogits):
         return parameter
 
     def _to_logits(self, probs: Tensor) -> Tensor:
-        probs = _clamped(probs)
-        return probs.log() - flamec.log1p(-probs)
+        return probs_to_logits(probs, is_binary=True)
 
     def _to_probs(self, logits: Tensor) -> Tensor:
-        return logits.sigmoid()
+        return logits_to_probs(logits, is_binary=True)
 
 
 class Bernoulli(TwoValued):
@@ -256,10 +251,10 @@ class Categorical(_ByProbsOrLogits):
         return parameter / parameter.sum(-1, keepdim=True)
 
     def _to_logits(self, probs: Tensor) -> Tensor:
-        return _clamped(probs).log()
+        return probs_to_logits(probs)
 
     def _to_probs(self, logits: Tensor) -> Tensor:
-        return logits.softmax(-1)
+        return logits_to_probs(logits)
 
     @property
     def _num_events(self) -> Any:

@@ -45,7 +45,7 @@ from flamec.nn.parameter import Buffer, Parameter, skip_init
 from flamec.nn.parameter_vector import parameters_to_vector, vector_to_parameters
 from flamec.nn.pooling import *  # noqa: F403
 from flamec.nn.pooling import __all__ as _poolings
-from flamec.nn.pytorch_files import modules_namespace
+from flamec.nn.pytorch_files import common_types_namespace, modules_namespace
 from flamec.nn.rearrangement import *  # noqa: F403
 from flamec.nn.rearrangement import __all__ as _rearrangements
 from flamec.nn.recurrent import *  # noqa: F403
@@ -103,6 +103,7 @@ _FILES_OF_UTILS = {
 }
 vars(utils).update(file_namespaces("flamec.nn.utils", _FILES_OF_UTILS, vars(utils)))
 modules = modules_namespace()
+common_types = common_types_namespace()
 attention = namespace(
     "flamec.nn.attention",
     "PyTorch's choice between kernels of attention.",
@@ -119,6 +120,7 @@ __all__ = [
     "Parameter",
     "SyncBatchNorm",
     "attention",
+    "common_types",
     "functional",
     "init",
     "modules",

@@ -8,7 +8,7 @@ them their shapes and initialises them, and makes the layer an ordinary one of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar
 
 from flamec.errors import OperationError, user_location
 from flamec.nn.batch_normalization import (
@@ -29,7 +29,12 @@ from flamec.nn.convolution import (
 )
 from flamec.nn.layers import Linear
 from flamec.nn.module import Module
-from flamec.nn.parameter import Buffer, Parameter, filled, leave_trace, replace_data
+from flamec.nn.parameter import (
+    UninitializedBuffer,
+    UninitializedParameter,
+    is_lazy,
+    leave_trace,
+)
 from flamec.state import no_grad
 from flamec.tensor import Tensor
 
@@ -41,80 +46,6 @@ __all__ = [
     "LazyInstanceNorm1d", "LazyInstanceNorm2d", "LazyInstanceNorm3d", "LazyLinear",
     "UninitializedBuffer", "UninitializedParameter",
 ]  # fmt: skip
-
-
-class _Uninitialized:
-    """A tensor whose shape is not known yet; ``materialize`` gives it one."""
-
-    __slots__ = ()
-
-    def materialize(self, shape: Any, device: Any = None, dtype: Any = None) -> None:
-        """Become a tensor of zeros of this shape, as an ordinary Parameter or Buffer."""
-        tensor: Any = self
-        content = filled(shape, 0.0, device or tensor.device, dtype or tensor.dtype)
-        replace_data(tensor, content)
-        tensor.__class__ = Parameter if isinstance(self, Parameter) else Buffer
-
-    @property
-    def shape(self) -> NoReturn:
-        raise OperationError(
-            "Can't access the shape of an uninitialized parameter or buffer. This error usually "
-            "happens in `load_state_dict` when trying to load an uninitialized parameter into an "
-            "initialized one. Call `forward` to initialize the parameters before accessing their "
-            f"attributes (at {user_location()})."
-        )
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}>"
-
-    __str__ = __repr__
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        own: Any = self
-        if id(self) not in memo:
-            memo[id(self)] = type(own)(device=own.device, dtype=own.dtype)
-        return memo[id(self)]
-
-
-class UninitializedParameter(_Uninitialized, Parameter):
-    """A parameter without a shape yet."""
-
-    __slots__ = ()
-
-    def __new__(cls, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> Self:
-        return super().__new__(cls, filled((0,), 0.0, device, dtype), requires_grad)
-
-    def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
-        """``requires_grad``: that of the parameter that it becomes."""
-
-
-class UninitializedBuffer(_Uninitialized, Buffer):
-    """A buffer without a shape yet."""
-
-    __slots__ = ()
-
-    def __new__(
-        cls,
-        requires_grad: bool = False,
-        device: Any = None,
-        dtype: Any = None,
-        persistent: bool = True,
-    ) -> Self:
-        return super().__new__(cls, filled((0,), 0.0, device, dtype), persistent=persistent)
-
-    def __init__(
-        self,
-        requires_grad: bool = False,
-        device: Any = None,
-        dtype: Any = None,
-        persistent: bool = True,
-    ) -> None:
-        """``persistent``: whether it is part of the module's state_dict."""
-
-
-def is_lazy(tensor: Any) -> bool:
-    """Whether a tensor has no shape yet."""
-    return isinstance(tensor, _Uninitialized)
 
 
 class _LazyLayer(Module):

@@ -1,16 +1,18 @@
-"""``DataParallel`` and ``SyncBatchNorm`` on the one device that there is."""
+"""``DataParallel`` and ``SyncBatchNorm`` on the one device that there is, and the class of what
+needs several, which programs import and ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from flamec.distributed import refusal
 from flamec.errors import user_location
 from flamec.nn.batch_normalization import _BatchNorm
 from flamec.nn.module import Module
 from flamec.tensor import Tensor
 
-__all__ = ["DataParallel", "SyncBatchNorm"]
+__all__ = ["DataParallel", "DistributedDataParallel", "SyncBatchNorm"]
 
 
 class DataParallel(Module):
@@ -37,6 +39,13 @@ class DataParallel(Module):
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
         return self.module(*inputs, **kwargs)
+
+
+class DistributedDataParallel(Module):
+    """What no module is, for programs that ask: RuntimeError, as there is one process."""
+
+    def __init__(self, module: Module, *_: Any, **__: Any) -> None:
+        raise refusal(type(self).__name__)
 
 
 class SyncBatchNorm(_BatchNorm):

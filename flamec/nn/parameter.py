@@ -7,17 +7,27 @@ storage of its own; modules recognise it by its class and register it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from flamec.dispatch import apply_named, tensor_builder, write
-from flamec.errors import CompileError, Uncompiled, user_location
+from flamec.errors import CompileError, OperationError, Uncompiled, user_location
 from flamec.functional.arguments import as_device, default_device
 from flamec.ir.shape import Dim
 from flamec.ir.types import Device, DType, TensorType
 from flamec.state import no_grad, process, thread
 from flamec.tensor import Storage, Tensor
 
-__all__ = ["Buffer", "Parameter", "clear_gradients", "filled", "replace_data", "skip_init"]
+__all__ = [
+    "Buffer",
+    "Parameter",
+    "UninitializedBuffer",
+    "UninitializedParameter",
+    "clear_gradients",
+    "filled",
+    "is_lazy",
+    "replace_data",
+    "skip_init",
+]
 
 
 def leave_trace(what: str) -> None:
@@ -150,3 +160,77 @@ def skip_init(module_cls: Any, *args: Any, **kwargs: Any) -> Any:
     """A module whose parameters hold no meaningful values (zeros), made on its final device."""
     device = kwargs.pop("device", "cpu")
     return module_cls(*args, **kwargs).to_empty(device=device)
+
+
+class _Uninitialized:
+    """A tensor whose shape is not known yet; ``materialize`` gives it one."""
+
+    __slots__ = ()
+
+    def materialize(self, shape: Any, device: Any = None, dtype: Any = None) -> None:
+        """Become a tensor of zeros of this shape, as an ordinary Parameter or Buffer."""
+        tensor: Any = self
+        content = filled(shape, 0.0, device or tensor.device, dtype or tensor.dtype)
+        replace_data(tensor, content)
+        tensor.__class__ = Parameter if isinstance(self, Parameter) else Buffer
+
+    @property
+    def shape(self) -> NoReturn:
+        raise OperationError(
+            "Can't access the shape of an uninitialized parameter or buffer. This error usually "
+            "happens in `load_state_dict` when trying to load an uninitialized parameter into an "
+            "initialized one. Call `forward` to initialize the parameters before accessing their "
+            f"attributes (at {user_location()})."
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+    __str__ = __repr__
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        own: Any = self
+        if id(self) not in memo:
+            memo[id(self)] = type(own)(device=own.device, dtype=own.dtype)
+        return memo[id(self)]
+
+
+class UninitializedParameter(_Uninitialized, Parameter):
+    """A parameter without a shape yet."""
+
+    __slots__ = ()
+
+    def __new__(cls, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> Self:
+        return super().__new__(cls, filled((0,), 0.0, device, dtype), requires_grad)
+
+    def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
+        """``requires_grad``: that of the parameter that it becomes."""
+
+
+class UninitializedBuffer(_Uninitialized, Buffer):
+    """A buffer without a shape yet."""
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        requires_grad: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        persistent: bool = True,
+    ) -> Self:
+        return super().__new__(cls, filled((0,), 0.0, device, dtype), persistent=persistent)
+
+    def __init__(
+        self,
+        requires_grad: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        persistent: bool = True,
+    ) -> None:
+        """``persistent``: whether it is part of the module's state_dict."""
+
+
+def is_lazy(tensor: Any) -> bool:
+    """Whether a tensor has no shape yet."""
+    return isinstance(tensor, _Uninitialized)

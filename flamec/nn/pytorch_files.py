@@ -33,8 +33,9 @@ from flamec.nn import (
     recurrent_cells,
     transformer,
 )
+from flamec.nn.module_state import IncompatibleKeys
 
-__all__ = ["modules_namespace"]
+__all__ = ["common_types_namespace", "modules_namespace"]
 
 
 def _ntuple(n: int, name: str = "parse") -> Callable[[Any], tuple[Any, ...]]:
@@ -92,14 +93,20 @@ _FILES: dict[str, tuple[str, Mapping[str, Any]]] = {
         "LazyInstanceNorm3d",
         {"_InstanceNorm": batch_normalization._InstanceNorm},
     ),
-    "linear": ("Bilinear Identity LazyLinear Linear", {}),
+    "linear": (
+        "Bilinear Identity LazyLinear Linear",
+        {"NonDynamicallyQuantizableLinear": layers.Linear},
+    ),
     "loss": (
         " ".join(loss.__all__),
         {"_Loss": loss._Loss, "_WeightedLoss": loss._WeightedLoss},
     ),
     "module": (
         "Module",
-        {name: getattr(global_hooks, name) for name in global_hooks.__all__},
+        {
+            "_IncompatibleKeys": IncompatibleKeys,
+            **{name: getattr(global_hooks, name) for name in global_hooks.__all__},
+        },
     ),
     "normalization": ("LocalResponseNorm LayerNorm GroupNorm RMSNorm", {}),
     "padding": (
@@ -119,7 +126,10 @@ _FILES: dict[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "rnn": ("RNNBase RNN LSTM GRU RNNCellBase RNNCell LSTMCell GRUCell", {}),
     "sparse": ("Embedding EmbeddingBag", {}),
-    "transformer": (" ".join(transformer.__all__), {"_get_clones": _get_clones}),
+    "transformer": (
+        " ".join(transformer.__all__),
+        {"_get_clones": _get_clones, "_get_activation_fn": transformer.activation_function},
+    ),
     "upsampling": ("Upsample UpsamplingNearest2d UpsamplingBilinear2d", {}),
     "utils": (
         "",
@@ -153,3 +163,15 @@ def modules_namespace() -> ModuleType:
         for file, (names, bases) in _FILES.items()
     }
     return namespace("flamec.nn.modules", "Layers by PyTorch's files.", **every, **files)
+
+
+def common_types_namespace() -> ModuleType:
+    """``flamec.nn.common_types``: a number or a tuple of as many as there are dimensions."""
+    several: Any = tuple
+    sizes = {f"_size_{n}_t": int | several[(int,) * n] for n in range(1, 7)}
+    return namespace(
+        "flamec.nn.common_types",
+        "Types that annotations of layers name.",
+        _size_any_t=int | tuple[int, ...],
+        **sizes,
+    )

@@ -38,7 +38,8 @@ Activation = Callable[[Tensor], Tensor]
 DeviceLike = Device | str | None
 
 
-def _activation(activation: str | Activation) -> Activation:
+def activation_function(activation: str | Activation) -> Activation:
+    """The function that a layer's argument ``activation`` names, or is."""
     if not isinstance(activation, str):
         return activation
     if activation == "relu":
@@ -84,7 +85,7 @@ class _Layer(Module):
             self.add_module(f"norm{i}", LayerNorm(d_model, layer_norm_eps, **made))
         for i in sublayers:
             self.add_module(f"dropout{i}", Dropout(dropout))
-        self.activation = _activation(activation)
+        self.activation = activation_function(activation)
 
     def _added(self, number: int, x: Tensor, sublayer: Activation) -> Tensor:
         """``x`` and, added to it, what the sublayer makes of it."""

@@ -28,6 +28,8 @@ swa_utils = namespace(
     **{name: getattr(averaging, name) for name in averaging.__all__},
 )
 
+adamw = namespace("flamec.optim.adamw", "As in PyTorch.", AdamW=AdamW)
+
 __all__ = [
     "ASGD",
     "LBFGS",
@@ -45,6 +47,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "adamw",
     "lr_scheduler",
     "register_optimizer_step_post_hook",
     "register_optimizer_step_pre_hook",

@@ -49,6 +49,7 @@ required: Any = inspect.Parameter.empty  # in the place of a default that an old
 
 Group = dict[str, Any]
 Parameters = Iterable[Tensor] | Iterable[Group] | Iterable[tuple[str, Tensor]]
+ParamsT = Parameters  # PyTorch's name
 
 
 class Optimizer:

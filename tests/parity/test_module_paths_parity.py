@@ -25,24 +25,28 @@ nn.modules.dropout: Dropout AlphaDropout _DropoutNd
 nn.modules.flatten: Flatten Unflatten
 nn.modules.fold: Fold Unfold
 nn.modules.instancenorm: InstanceNorm2d _InstanceNorm
-nn.modules.linear: Linear Identity Bilinear LazyLinear
+nn.modules.linear: Linear Identity Bilinear LazyLinear NonDynamicallyQuantizableLinear
 nn.modules.loss: CrossEntropyLoss CTCLoss _Loss _WeightedLoss
-nn.modules.module: Module register_module_forward_hook
+nn.modules.module: Module _IncompatibleKeys register_module_forward_hook
 nn.modules.normalization: LayerNorm GroupNorm RMSNorm LocalResponseNorm
 nn.modules.padding: ZeroPad2d ReflectionPad1d CircularPad3d _ConstantPadNd
 nn.modules.pixelshuffle: PixelShuffle PixelUnshuffle
 nn.modules.pooling: MaxPool2d AdaptiveAvgPool1d LPPool2d _MaxPoolNd _AdaptiveAvgPoolNd
 nn.modules.rnn: LSTM GRU RNNBase LSTMCell RNNCellBase
 nn.modules.sparse: Embedding EmbeddingBag
-nn.modules.transformer: TransformerEncoderLayer Transformer _get_clones
+nn.modules.transformer: TransformerEncoderLayer Transformer _get_clones _get_activation_fn
 nn.modules.upsampling: Upsample UpsamplingBilinear2d
 nn.modules.utils: _single _pair _triple _quadruple _ntuple
 nn.modules: Linear Conv2d Module CrossEntropyLoss
-nn.parallel: DataParallel
+nn.common_types: _size_1_t _size_2_t _size_3_t _size_any_t
+nn.parallel: DataParallel DistributedDataParallel
+nn.parameter: Parameter Buffer UninitializedParameter UninitializedBuffer is_lazy
 nn.utils.clip_grad: clip_grad_norm_ clip_grad_value_
 nn.utils.convert_parameters: parameters_to_vector vector_to_parameters
 nn.init: _calculate_fan_in_and_fan_out _calculate_correct_fan
-optim.optimizer: Optimizer required
+optim.adam: Adam
+optim.adamw: AdamW
+optim.optimizer: Optimizer ParamsT required
 optim.lr_scheduler: _LRScheduler LRScheduler
 utils.data.dataset: Dataset IterableDataset TensorDataset ConcatDataset Subset random_split
 utils.data.dataloader: DataLoader default_collate
@@ -51,7 +55,12 @@ utils.data.distributed: DistributedSampler
 utils.hooks: RemovableHandle
 utils.dlpack: from_dlpack
 backends.cudnn: benchmark deterministic enabled
-distributed: is_available is_initialized
+distributed: is_available is_initialized init_process_group destroy_process_group get_rank
+distributions.utils: broadcast_all clamp_probs lazy_property logits_to_probs probs_to_logits
+autograd.profiler: record_function
+compiler: allow_in_graph cudagraph_mark_step_begin disable is_compiling reset
+multiprocessing: Process Queue get_context set_start_method spawn
+types: Device Number FileLike Size Tensor _device _dtype _size _TensorOrTensors
 special: expit gammaln xlogy ndtr log_softmax
 """
 
@@ -136,8 +145,11 @@ def test_distributed_sampler(case: tuple[int, int, bool]) -> None:
 
 
 def test_what_one_device_cannot_do_is_refused_by_name() -> None:
-    with pytest.raises(AttributeError, match=r"'init_process_group': flamec computes with one"):
+    with pytest.raises(RuntimeError, match=r"init_process_group: flamec computes with one"):
         flamec.distributed.init_process_group("gloo")
+    with pytest.raises(RuntimeError, match=r"DistributedDataParallel: flamec computes with one"):
+        flamec.nn.parallel.DistributedDataParallel(flamec.nn.Linear(1, 1))
+    assert not hasattr(flamec.distributed, "all")
     with pytest.raises(RuntimeError, match=r"one device, not on \[0, 1\]"):
         flamec.nn.DataParallel(flamec.nn.Linear(1, 1), device_ids=[0, 1])
     with pytest.raises(RuntimeError, match="give num_replicas and rank"):
@@ -190,3 +202,38 @@ def test_unravel_index(shape: Any) -> None:
         ]
     with pytest.raises(TypeError, match="expected 'indices' to be integer dtype"):
         flamec.unravel_index(flamec.tensor([1.0]), shape)
+
+
+def test_tools_for_own_distributions() -> None:
+    logits, probs = [[0.5, -2.0, 40.0]], [[0.0, 0.25, 1.0]]
+
+    def outcome(package: Any) -> list[Any]:
+        tools = package.distributions.utils
+
+        class Own:
+            @tools.lazy_property
+            def value(self) -> list[int]:
+                return []
+
+        own = Own()
+        assert own.value is own.value
+        a, b = tools.broadcast_all(2, package.tensor([[1.0], [2.0]], dtype=package.float64))
+        assert a.shape == b.shape == (2, 1) and a.dtype == package.float64
+        with pytest.raises(ValueError, match="Number"):
+            tools.broadcast_all("2", 3)
+        found = [a, *(tools.logits_to_probs(package.tensor(logits), k) for k in (False, True))]
+        found += [tools.probs_to_logits(package.tensor(probs), k) for k in (False, True)]
+        return [t.tolist() for t in found]
+
+    for mine, theirs in zip(outcome(flamec), outcome(torch), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-6)
+
+
+def _fail(place: int, bad: int) -> None:
+    assert place != bad
+
+
+def test_processes() -> None:
+    assert flamec.multiprocessing.spawn(_fail, (5,), 2, start_method="fork") is None
+    with pytest.raises(RuntimeError, match="of 2 processes failed 1 with exit code 1"):
+        flamec.multiprocessing.spawn(_fail, (1,), 2, start_method="fork")
