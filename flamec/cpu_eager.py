@@ -29,6 +29,7 @@ LEAST_WORK = 1 << 22  # elements that the operations of a call give, so that it 
 _FREE = (OpKind.VIEW, OpKind.CREATION, OpKind.BARRIER, OpKind.CUSTOM)
 _FAILING = (OpKind.GATHER, OpKind.SCATTER, OpKind.HOST, OpKind.KERNEL)
 _PRODUCTS_AN_ELEMENT = 8  # products of a convolution that take as long as an element
+_ELEMENTS_A_RUN = 8  # that take as long as NumPy needs to begin with a run of neighbours it reduces
 
 _programs: dict[Any, Prepared] = {}
 _lock = held_in_forks(threading.RLock())
@@ -71,7 +72,10 @@ def _work(node: Node, bindings: Mapping[str, int]) -> int:
         weight = evaluate_shape(node.inputs[1].type.shape, bindings)
         count = count * product(weight[1:]) // _PRODUCTS_AN_ELEMENT
     elif node.op.kind is OpKind.REDUCTION:
-        count = product(evaluate_shape(node.inputs[0].type.shape, bindings))
+        shape = evaluate_shape(node.inputs[0].type.shape, bindings)
+        last = max(node.attributes["axes"], default=-1) + 1
+        run = product(shape[last:] if last < len(shape) else shape[-1:])
+        count = product(shape) + _ELEMENTS_A_RUN * product(shape) // max(1, run)
     assert isinstance(count, int)
     return count
 

@@ -443,6 +443,9 @@ def integer_numbers(
         if span < 1 << 63:
             wide = ops.remainder(ops.bitwise_and(wide, (1 << 63) - 1), span)
         return ops.cast(ops.add(wide, low), dtype)
+    if _are_many(shape, device, generator):
+        ends = constant(span, int64, device), constant(low, int64, device)
+        return _integers_like(_memory(shape, dtype), *ends)
     state = _state_of(generator, device)
     if _is_program(state, shape):  # with operands for numbers, so that it serves all of them
         ends = constant(span, int64, device), constant(low, int64, device)
@@ -458,6 +461,13 @@ def _drawn_integers(
 
 
 _drawn_integers_at_once = fused("shape")(_drawn_integers)
+
+
+@fused()
+def _integers_like(input: Tensor, span: Tensor, low: Tensor) -> Tensor:
+    """``integer_numbers`` of the type of ``input``, from the default generator."""
+    type = input._type
+    return _drawn_integers(_state_of(None, type.device), type.shape, type.dtype, span, low)
 
 
 __all__ = [

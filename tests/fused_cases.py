@@ -17,6 +17,7 @@ from flamec import random
 from flamec.distributions.implicit_gradients import _share_slope
 from flamec.functional import (
     along_dimension,
+    poisson,
     searching,
     statistics,
     true_places,
@@ -274,6 +275,14 @@ def _drawing() -> list[Case]:
     return [
         Case("uniform_like", lambda x: random.uniform_like(x(40, 6, recorded=False))),
         Case("normal_like", lambda x: random.normal_like(x(40, 6, recorded=False))),
+        Case(
+            "integers_like",
+            lambda x: random._integers_like(x.below(2, 40, 6), x.below(9) + 1, x.below(9)),
+        ),
+        Case(
+            "numbers",
+            lambda x: poisson._numbers(x(4, 6, positive=True, recorded=False) * 8, None),
+        ),
         Case(
             "drawn",
             lambda x: random.normal_numbers((40, 6), flamec.float64, flamec.device(x.device)),

@@ -13,6 +13,7 @@ from flamec.errors import OperationTypeError, user_location
 from flamec.functional.arguments import public
 from flamec.functional.primitives import ops
 from flamec.functional.promotion import require_tensor
+from flamec.fusing import fused
 from flamec.ir.types import float64
 from flamec.random import Generator, uniform_numbers
 from flamec.tensor import Tensor
@@ -27,17 +28,25 @@ _ROUNDS = 24  # each accepts 3 of 4 proposals or more, so all refuse once in 1e1
 def poisson(input: Tensor, generator: Generator | None = None) -> Tensor:
     """A draw from the Poisson distribution of each rate."""
     require_tensor("poisson", "input", input)
-    dtype, shape, device = input._type.dtype, input._type.shape, input._type.device
+    dtype = input._type.dtype
     if not dtype.is_floating_point:
         raise OperationTypeError(f"poisson(): not defined for {dtype.name} (at {user_location()})")
     message = "poisson(): invalid Poisson rate, expected rate to be non-negative"
     rate = ops.cast(required(ops.detach(input), lambda r: r >= 0, message), float64)
+    result: Tensor = ops.cast(_numbers(rate, generator), dtype)
+    return result
+
+
+@fused()
+def _numbers(rate: Tensor, generator: Generator | None) -> Tensor:
+    """A number for each rate, all float64."""
+    shape, device = rate._type.shape, rate._type.device
     draws = uniform_numbers((2 * _ROUNDS, *shape), float64, device, generator)
     first = ops.reshape(_row(draws, 0), shape=shape)
     few = _inverted(ops.minimum(rate, _SMALL), first)
     many = _accepted(ops.maximum(rate, _SMALL), draws)
-    result: Tensor = ops.cast(ops.where(ops.lt(rate, _SMALL), few, many), dtype)
-    return result
+    chosen: Tensor = ops.where(ops.lt(rate, _SMALL), few, many)
+    return chosen
 
 
 def _row(draws: Tensor, number: int) -> Tensor:

@@ -191,6 +191,12 @@ def test_the_choice_on_the_cpu_follows_the_work_of_a_call() -> None:
     assert work(F.gelu, (1024, 1024))
     assert not work(F.conv2d, (1, 3, 32, 32), (32, 3, 3, 3))
     assert work(F.conv2d, (64, 3, 32, 32), (32, 3, 3, 3))
+
+    def means(x: Any) -> Any:
+        return F.adaptive_avg_pool2d(x, 3)
+
+    assert work(means, (16, 512, 7, 7))  # of runs of seven, which take NumPy as long as of fifteen
+    assert not work(means, (4, 512, 7, 7))
     assert not work(F.linear, (128, 784), (512, 784), (512,))  # NumPy's product is as quick
 
 

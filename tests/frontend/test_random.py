@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 
 import flamec
+from flamec import cpu_eager
 
 COUNT = 20_000
 
@@ -275,6 +276,21 @@ def test_many_numbers_are_one_program(draw: str, dtype: flamec.dtype) -> None:
         np.testing.assert_array_equal(results[0], expected)
     np.testing.assert_allclose(results[0], expected, rtol=tolerance, atol=tolerance)
     np.testing.assert_array_equal(results[1], results[0])
+
+
+def test_many_integers_are_those_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One program draws them; the numbers and the state after are the same."""
+    shape = (5, 1 << 17)
+    flamec.manual_seed(7)
+    state = flamec.default_generator.state
+    expected = flamec.random._drawn_integers(state, shape, flamec.int32, 100, -5)
+    after = flamec.get_rng_state().tolist()
+    flamec.manual_seed(7)
+    monkeypatch.setattr(cpu_eager, "_programs", {})
+    assert flamec.equal(flamec.randint(-5, 95, shape, dtype=flamec.int32), expected)
+    assert flamec.get_rng_state().tolist() == after
+    flamec.randint(0, 7, shape, dtype=flamec.int32)  # by the same program
+    assert len(cpu_eager._programs) == 1
 
 
 @pytest.mark.parametrize("dtype", [flamec.float32, flamec.float64, flamec.bfloat16])

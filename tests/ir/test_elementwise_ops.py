@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 
+import ml_dtypes
 import numpy as np
 import pytest
 import scipy.special
@@ -12,6 +13,7 @@ import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.ir.evaluate import run_op
 from flamec.ir.op import REGISTRY, Op, OpKind
 from flamec.ir.ops import special_functions
+from flamec.ir.ops.selection import _chosen
 from flamec.ir.shape import SymbolicDim
 from flamec.ir.types import (
     ALL_DTYPES,
@@ -327,3 +329,21 @@ def run_convert(values: list, source: DType, target: DType) -> list:
     attributes = {"dtype": target}
     types = op.infer_types((TensorType(x.shape, source, CPU),), attributes)
     return run_op(op, attributes, [x], types)[0].tolist()
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "bfloat16", "float64"])
+def test_a_choice_of_many_elements_has_the_bits_that_were_chosen(dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    shapes = ((100, 60), (100, 60), ()), ((60, 100), (1,), (100,)), ((6000,), (2, 1), (2, 6000))
+    for condition, left, right in shapes:
+        chosen = rng.random(condition[::-1]).T < 0.5
+        x, y = ((rng.standard_normal(s) * 9).astype(kind)[...] for s in (left, right))
+        assert_bits(_chosen(chosen, x, y), np.where(chosen, x, y))
+    nan = np.array([np.nan, -0.0, 0.0, -np.inf] * 2000)
+    assert_bits(_chosen(nan < 0, -nan, nan), np.where(nan < 0, -nan, nan))
+
+
+def assert_bits(got: np.ndarray, expected: np.ndarray) -> None:
+    assert got.dtype == expected.dtype and got.shape == expected.shape
+    assert got.tobytes() == expected.tobytes()
