@@ -19,7 +19,7 @@ from flamec.changed_arguments import ArgumentCopies, containers, copied, firsts
 from flamec.changed_flags import leave_to_the_call, leaves_made
 from flamec.common_memory import InputMemory
 from flamec.conversions import ConversionWanted
-from flamec.effects import only_looks
+from flamec.effects import EffectAhead, Effects
 from flamec.errors import CompileError, Uncompiled, unknown_value, unrepeatable
 from flamec.function_parts import Parts
 from flamec.functions_of_sizes import functions_of_sizes
@@ -32,13 +32,7 @@ from flamec.ir.graph import Graph, Value
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim
 from flamec.ir.shape_oracle import using_oracle
 from flamec.ir.types import TensorType
-from flamec.left_behind import (
-    effects_of,
-    escaped_tensors,
-    let_go,
-    objects_made,
-    stored_arguments,
-)
+from flamec.left_behind import effects_of, escaped_tensors, let_go, objects_made, stored_arguments
 from flamec.math_of_expressions import math_of_expressions
 from flamec.picked_elements import PlaceWanted
 from flamec.restoring import left_tracers, restore
@@ -63,6 +57,7 @@ from flamec.written_histories import written_values
 _BEGINS_AGAIN = (
     AliasDiscovered,
     ConversionWanted,
+    EffectAhead,
     PlaceWanted,
     SizesDiffer,
     StateVaries,
@@ -162,13 +157,14 @@ def capture(
     segments: SegmentCache | None = None,
     repeats: bool = False,
     lifted: Lifted | None = None,
+    effects: Effects | None = None,
 ) -> Captured:
     """Trace ``function(*args, **kwargs)``.
 
     ``segments``: for the programs that give the function the values that it asks for. ``repeats``:
     an error leaves Python's state as it was, because the function will be traced again (else, too,
     if tensors of the trace were left there). ``lifted``: what varies of Python's state; StateVaries
-    if there is more. Raises
+    if there is more. ``effects``: to note what its Python code does. Raises
     whatever the function raises, CompileError for arguments that cannot be compiled, SizesDiffer if
     a value was asked for under wrong assumptions on sizes, and DataDependentError where a
     tensor's value is needed that cannot be had.
@@ -179,7 +175,7 @@ def capture(
     reads_places = False
     while True:
         host = HostState(None, Lifted("never") if lifted is None else lifted)
-        recorder, outside = Recorder(host), modes()
+        recorder, outside = Recorder(host, effects or Effects()), modes()
         try:
             with one_trace, using_oracle(None):
                 try:
@@ -311,12 +307,12 @@ def _capture(
                 trace.picked.finish()
             attributes.note()
             host.arrays.refuse_changes(name, recorder.guards.values(), trace.sources)
-            host.happened = bool(recorder.effects)
+            host.happened = bool(recorder.effects.found)
             host.change_lists(host.lists.not_only_given())
-            if host.lifted.raises != "never" and not recorder.effects:
+            if host.lifted.raises != "never" and not recorder.effects.found:
                 at_once = host.lifted.raises == "at once"
                 host.require_constant(recorder.guards.values(), numbers=at_once)
-            if not recorder.effects:
+            if not recorder.effects.found:
                 host.require_known(recorder.caches.results())
             if recorder.number_was_asked:
                 raise unknown_value("the type of a number")
@@ -345,7 +341,7 @@ def _capture(
         if recorder.number_was_asked and isinstance(error, Exception):
             give_up()
             raise unknown_value("the type of a number") from error
-        left = [effect for effect in recorder.effects if not only_looks(effect)]
+        left = recorder.effects.left()
         if isinstance(error, (AliasDiscovered, PlaceWanted, Uncompiled)) and left:
             give_up()  # for to begin again would be to do that twice
             hint = "; pass a clone()" if isinstance(error, AliasDiscovered) else ""
@@ -374,8 +370,8 @@ def _capture(
     captured.undo = withdraw
     trace.release()
     captured.stored_arguments = stored_arguments(proxies, leaves, host)
-    captured.happened = bool(recorder.effects)
-    captured.effects = [*recorder.effects, *host.effects, *effects_of(captured)]
+    captured.happened = bool(recorder.effects.found)
+    captured.effects = [*recorder.effects.found, *host.effects, *effects_of(captured)]
     if host.lifted.raises == "at last" and not captured.effects:
         try:
             host.require_constant(recorder.guards.values())

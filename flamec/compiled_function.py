@@ -27,6 +27,7 @@ from flamec.compilation_stats import GuardFailure, Stats
 from flamec.config import CompileOptions, default_options
 from flamec.counted_loops import needs_counts
 from flamec.differentiable import DifferentiableProgram
+from flamec.effects import EffectAhead, Effects
 from flamec.errors import (
     CompileError,
     DataDependentError,
@@ -55,8 +56,9 @@ from flamec.state import loops_counted, memory_budget, process, thread
 from flamec.structures import flatten
 from flamec.tails import Tails
 from flamec.traced_arguments import Dynamic
+from flamec.uncompiled_calls import UncompiledCalls
 from flamec.varying_arguments import VaryingArguments, call_key, exact_sizes, guards_hold
-from flamec.varying_state import Lifted, StateVaries, places_of_grown
+from flamec.varying_state import Lifted, StateVaries
 
 Variant = Program | DifferentiableProgram | SplitProgram
 MAX_PREPARED = 64  # compiled graphs that a function keeps
@@ -87,7 +89,8 @@ class CompiledFunction:
         self._arguments = VaryingArguments()
         self._changed_state: dict[Any, set[str]] = {}  # how calls of a key did so, as the first may
         self._python_runs: set[Any] = set()
-        self._uncompiled: dict[Any, tuple[int, str]] = {}  # how many calls of a key, and why
+        self._questions: set[Any] = set()  # such calls may ask what kind of object a number is
+        self._uncompiled = UncompiledCalls()
         self._lifted = Lifted()
         self._tails = Tails(function)
         self._sizes_differ = False  # those that values decide, from call to call
@@ -181,7 +184,7 @@ class CompiledFunction:
         key = call_key(leaves, structure)
         self.stats.python_runs += 1
         self.effects = [str(reason)]
-        self._uncompiled[key] = self._uncompiled.get(key, (0, ""))[0] + 1, str(reason)
+        self._uncompiled.note(key, str(reason))
         if key in self._changed_state:
             self._warn(
                 "uncompiled",
@@ -200,7 +203,7 @@ class CompiledFunction:
                 if found:
                     self._move_to_front(program)
                     return program, found
-            self._leave_uncompiled(args, kwargs)
+            self._uncompiled.leave(*flatten((args, kwargs)))
             started = time.perf_counter()
             if self.programs:
                 self.stats.guard_failures.append(
@@ -231,15 +234,6 @@ class CompiledFunction:
             if process.recorder is not None:
                 process.recorder.compilation(self.name, started)
             return program, found
-
-    def _leave_uncompiled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Uncompiled for calls like others that were: the 1st, 2nd, 3rd, 5th, 9th are traced."""
-        if not self._uncompiled:
-            return
-        leaves, structure = flatten((args, kwargs))
-        count, reason = self._uncompiled.get(call_key(leaves, structure), (0, ""))
-        if count & (count - 1):
-            raise Uncompiled(reason)
 
     def _difference(self, args: tuple[Any, ...], kwargs: dict[str, Any], attempt: Attempt) -> str:
         """Why the program used last is not the one for a call."""
@@ -353,21 +347,23 @@ class CompiledFunction:
         differ = self._sizes_differ or bool(dynamic.sizes)  # of other operands, other counts
         if self.dynamic or (differ and self.dynamic is None):
             dynamic = replace(dynamic, found="example")
-        if key in self._python_runs:  # Python code sees plain numbers, and nothing happens twice
+        runs_python = key in self._python_runs
+        if runs_python:  # Python code sees plain numbers, and nothing happens twice
             dynamic = Dynamic()
-        self._lift(key)
-        lifted = self._lifted
+        self._lifted.begin([p.captured.guards for p in self.programs], runs_python, self.dynamic)
+        nothing = Lifted("at last")
+        lifted = nothing if runs_python and key in self._questions else self._lifted
         self.stats.traces += 1
         segments = None if self.options.fullgraph else self._segments
-        constant = False  # numbers among the arguments, because of an error
-        rounds = 0
+        constant, rounds = False, 0  # numbers among the arguments, because of an error
         while True:
             numbers = bool(dynamic.numbers or lifted)
             inexact = dynamic.sizes != exact_sizes(dynamic, leaves) or dynamic.found == "example"
             inexact |= numbers and not dynamic.exact
             again = inexact or numbers or bool(dynamic.sizes)
             function = self.function if must_compile else self._tails.traced
-            traced = (function, args, kwargs, dynamic, self.name, segments, again, lifted)
+            effects = Effects(stops=again and lifted.raises != "at last")
+            traced = (function, args, kwargs, dynamic, self.name, segments, again, lifted, effects)
             try:
                 budget, counted = self.options.memory_budget, loops_counted(self._counting)
                 with memory_budget(budget), counted, warnings_put_off() as tell_warnings:
@@ -385,6 +381,11 @@ class CompiledFunction:
                 rounds += 1
                 lifted.raises = "at once" if rounds < _MOST_ROUNDS else "never"
                 continue
+            except EffectAhead:
+                self.stats.traces += 1
+                self._counting |= not effects.is_counted
+                dynamic, lifted = Dynamic(), nothing
+                continue
             except SizesDiffer:
                 pass
             except UnboundedLoop:
@@ -393,6 +394,12 @@ class CompiledFunction:
                 self._counting = True
                 continue
             except Exception as error:  # perhaps for these sizes or numbers only
+                if again and effects.left():
+                    self._questions.add(key)
+                    self._warn(
+                        "twice",
+                        f"{self.name}: {effects.left()[0]}, in this call twice, due to {error}",
+                    )
                 if dynamic.companions:
                     dynamic = without_companions(dynamic)
                     continue
@@ -420,7 +427,9 @@ class CompiledFunction:
                 elif guards_hold(captured, leaves):
                     dynamic = self._arguments.settled(key, known, captured)
                     if dynamic is known:
-                        if lifted is not self._lifted:
+                        if lifted is nothing and effects.asks:
+                            self._questions.add(key)
+                        elif lifted not in (nothing, self._lifted):
                             self._lifted.keep(lifted)
                         if constant:
                             self._arguments.keep_numbers(key)
@@ -433,17 +442,6 @@ class CompiledFunction:
             found = "exact" if dynamic.found == "example" else dynamic.found
             own = exact_sizes(dynamic, leaves)
             dynamic = replace(dynamic, sizes=own, found=found, exact=True)
-
-    def _lift(self, key: Any) -> None:
-        """Let places of Python's state vary that are not what programs were made for."""
-        runs_python = key in self._python_runs  # which sees plain numbers and sizes
-        self._lifted.raises = "at last" if runs_python else "at once"
-        self._lifted.sizes.vary = False if runs_python else self.dynamic
-        if not runs_python:
-            for program in self.programs:
-                guards = program.captured.guards
-                self._lifted.add_lists(places_of_grown(guards, self._lifted))
-                self._lifted.replaced([g for g in guards if not g.holds()])
 
     def _keep(self, program: Variant) -> None:
         self.programs = [program, *self.programs]
@@ -495,6 +493,7 @@ class CompiledFunction:
                 self._arguments,
                 self._changed_state,
                 self._python_runs,
+                self._questions,
                 self._uncompiled,
                 self._lifted,
             ):

@@ -107,7 +107,7 @@ def disable(fn: Any = None, recursive: bool = True, *, reason: str | None = None
         while trace is not None and trace.host is None:
             trace = getattr(trace, "outer", None)
         if trace is not None:
-            trace.host.happenings.append(effect)
+            trace.host.happenings.happen(effect)
         return fn(*args, **kwargs)
 
     return function

@@ -125,7 +125,7 @@ def ask(kind: type, frame: FrameType) -> None:
     that better."""
     variables, name, trace = frame.f_globals, kind.__name__, thread.trace
     host = None if trace is None else trace.host
-    if host is None or not host.tracing or host.happened or host.happenings:
+    if host is None or not host.tracing or host.happened or host.happenings.found:
         return
     if id(variables) in _wanted or name in variables or is_framework_file(_file(frame)):
         return

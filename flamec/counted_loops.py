@@ -58,8 +58,16 @@ def needs_counts(captured: Captured) -> bool:
 
 
 def can_count() -> bool:
-    """Whether the trace in progress is one whose loops count, and may be split here."""
-    return thread.loops_counted and thread.trace is not None and thread.trace.can_read()
+    """Whether the trace in progress is one whose loops count, and may be split here. One that can
+    begin anew for that no more counts at once; one that can must know that before an effect."""
+    trace = thread.trace
+    if trace is None or trace.host is None or not trace.can_read():
+        return False
+    effects = trace.host.happenings
+    if thread.loops_counted or effects.found:
+        return True
+    effects.is_counted = False
+    return False
 
 
 def counted(

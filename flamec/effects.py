@@ -21,23 +21,52 @@ _FILES = frozenset(
 _LOOKS = ("time.", "datetime.", "date.", "get() of a context variable", "globals()")
 
 
-class ContextVariables:
-    """Of one trace, the context variables that were set and not reset yet."""
+class EffectAhead(BaseException):  # code that handles errors must not handle it
+    """A trace that may have to begin again stops before its first effect, and begins again as one
+    that will not."""
 
-    def __init__(self) -> None:
-        self._set: dict[int, tuple[ContextVar[Any], list[str]]] = {}  # by id, the effects
 
-    def called(self, function: Any, effect: str, effects: list[str]) -> None:
-        """A call with an effect was seen: add it to ``effects``, or take away what it undoes."""
+class Effects:
+    """What the Python code of a traced function does beside computing, in words.
+
+    ``stops``: the trace may have to begin again, so it ends by EffectAhead before the first.
+    ``is_counted``: else so does one with loops whose steps are to be counted.
+    ``asks``: its code may ask what kind of object a number is (``number_types.py``).
+    """
+
+    def __init__(self, stops: bool = False) -> None:
+        self.stops = stops
+        self.begin()
+
+    def begin(self) -> None:
+        """Another trace begins."""
+        self.found: list[str] = []
+        self.asks, self.is_counted = False, True
+        self._set: dict[ContextVar[Any], list[str]] = {}  # those that were set and not reset yet
+
+    def happen(self, effect: str) -> None:
+        """Note what is about to be done."""
+        if (self.stops or not self.is_counted) and not only_looks(effect):
+            raise EffectAhead
+        self.found.append(effect)
+
+    def called(self, function: Any, effect: str) -> None:
+        """Note a call with an effect, or take away what it undoes."""
         variable = getattr(function, "__self__", None)
-        if isinstance(variable, ContextVar):
-            pending = self._set.setdefault(id(variable), (variable, []))[1]
-            if function.__name__ == "set":
-                pending.append(effect)
-            elif function.__name__ == "reset" and pending:
-                effects.remove(pending.pop())
-                return
-        effects.append(effect)
+        if not isinstance(variable, ContextVar):
+            self.happen(effect)
+            return
+        pending = self._set.setdefault(variable, [])
+        if function.__name__ == "reset" and pending:
+            self.found.remove(pending.pop())
+            return
+        if function.__name__ == "set":  # which most code resets, and may do twice
+            pending.append(effect)
+        self.found.append(effect)
+
+    def left(self) -> list[str]:
+        """Those that a function which began anew would have twice."""
+        return [effect for effect in self.found if not only_looks(effect)]
 
 
 def effect_of(function: Any) -> str | None:

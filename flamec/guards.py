@@ -45,7 +45,7 @@ from flamec.closures import Closures
 from flamec.common_memory import memory_of
 from flamec.config import ENVIRONMENT
 from flamec.conversions import Conversions
-from flamec.effects import ContextVariables, effect_of
+from flamec.effects import Effects, effect_of
 from flamec.errors import CONTEXTLIB, is_framework_file, user_frame, user_location
 from flamec.followed_modules import is_user_module
 from flamec.growing_lists import can_grow
@@ -65,7 +65,7 @@ from flamec.host_state import HostState
 from flamec.instrumented_classes import InstrumentedClasses
 from flamec.made_objects import MadeObjects
 from flamec.named_state import NamedState
-from flamec.number_types import asks_by_call, asks_for_types, asks_types
+from flamec.number_types import asks_by_call, asks_for_types, asks_types, may_ask
 from flamec.state import thread
 from flamec.tensor import Tensor
 from flamec.watching import STDLIB, Watch, unwatched
@@ -83,15 +83,14 @@ _OPAQUE = (ModuleType, BuiltinFunctionType, CodeType, CellType)
 class Recorder:
     """Collects guards while a function is traced; a context manager."""
 
-    def __init__(self, host: HostState) -> None:
+    def __init__(self, host: HostState, effects: Effects) -> None:
         self.active = self._entered = False
         self.host = host
         host.is_old = lambda identity: identity in self.visited
         self.guards: dict[tuple[str, int, Any], Guard] = {}
         self.exempted: set[tuple[int, Any]] = set()
-        self.effects: list[str] = []
-        host.happenings = self.effects
-        self._context_variables = ContextVariables()
+        self.effects = host.happenings = effects
+        effects.begin()
         self.visited: set[int] = set()
         self._kept: list[Any] = []
         self.codes: dict[int, CodeType] = {}  # by identity: equal code may have other globals
@@ -266,9 +265,9 @@ class Recorder:
             self.visit(value.__self__, f"{name}.__self__")
             self.visit(value.__func__, name)
         elif isinstance(value, Iterator) and not isinstance(value, io.IOBase):
-            self.effects.append(f"{name} is an iterator, which a call uses up")
+            self.effects.happen(f"{name} is an iterator, which a call uses up")
         elif kind.__module__.startswith("numpy.random"):
-            self.effects.append(f"{name} draws random numbers of NumPy")
+            self.effects.happen(f"{name} draws random numbers of NumPy")
         elif type(value) is CachedFunction:
             self.caches.met(value, name)
         if isinstance(value, (FunctionType, MethodType)):
@@ -425,7 +424,7 @@ class Recorder:
             effect = "globals()"  # where code finds more than what it names
         if effect is not None:
             place = f"{effect} is called (at {user_location()})"
-            self._context_variables.called(function, place, self.effects)
+            self.effects.called(function, place)
 
     def entered(self, frame: FrameType) -> None:
         """A Python function begins (``watching.Observer``)."""
@@ -445,6 +444,8 @@ class Recorder:
         self, code: CodeType, variables: dict[str, Any], functions: Iterable[FunctionType]
     ) -> None:
         self.codes[id(code)] = code
+        if not self.effects.asks and not is_framework_file(code.co_filename):
+            self.effects.asks = may_ask(code)
         if self.host.lifted.has_lists:
             self.host.lists.types_are_asked |= asks_types(code)
         self._named.scan(code, variables)

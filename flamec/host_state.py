@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from flamec.arrays_of_state import StateArrays
 from flamec.changed_arguments import Refill
+from flamec.effects import Effects
 from flamec.errors import unknown_value, user_location
 from flamec.first_numbers import FirstNumbers
 from flamec.growing_lists import Growing, GrowingLists, can_grow
@@ -90,7 +91,7 @@ class HostState:
     given_up: bool = False  # state is as it was before the trace
     moment: int = 0
     happened: bool = False  # something outside of Python's state, so it must not happen twice
-    happenings: list[str] = field(default_factory=list)  # what has happened so far
+    happenings: Effects = field(default_factory=Effects)  # so far
     steps: list[Write | Append | Act | Refill] = field(default_factory=list)
     last: list[LastAct] = field(default_factory=list)  # after all steps
     refills: list[Refill] = field(default_factory=list)  # of containers among the arguments
@@ -117,10 +118,8 @@ class HostState:
         """The expression of a function's result; it raises what the function raises."""
         if function is operator.add:
             operands = in_one_step(*operands)
-        key = (
-            function,
-            *[o if isinstance(o, Expression) else (type(o), repr(o)) for o in operands],
-        )
+        parts = [o if isinstance(o, Expression) else (type(o), repr(o)) for o in operands]
+        key = (function, *parts)
         known = self._nodes.get(key)
         if known is None:
             expressions = [o for o in operands if isinstance(o, Expression)]
@@ -397,7 +396,7 @@ class HostState:
 
     def give_up_list(self, growing: Growing) -> None:
         """StateVaries as the function reads a list that is a tracer, unless something happened."""
-        if self.tracing and not self.happenings and not self.happened:
+        if self.tracing and not self.happenings.found and not self.happened:
             raise StateVaries(read=growing.places)
 
     # the end ------------------------------------------------------------------------

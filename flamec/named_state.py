@@ -19,6 +19,7 @@ import numpy as np
 
 from flamec.config import ENVIRONMENT
 from flamec.conversions import is_stand_in
+from flamec.effects import Effects
 from flamec.followed_modules import is_followed, is_ours, is_user_module
 from flamec.guarded_values import MISSING, Guard, class_attribute
 
@@ -29,7 +30,7 @@ _BETWEEN = ("CACHE", "EXTENDED_ARG", "PRECALL", "RESUME")  # say nothing of the 
 class StateObserver(Protocol):
     """What is told of state. ``effects``: in words what a program cannot repeat."""
 
-    effects: list[str]
+    effects: Effects
 
     def add(self, kind: str, owner: Any, key: Any, value: Any, name: str) -> bool:
         """Guard a value; False if the function has put it there."""
@@ -109,7 +110,7 @@ class NamedState:
                     continue
                 if module is np:
                     if name == "random":
-                        self._observer.effects.append("NumPy's random numbers are drawn")
+                        self._observer.effects.happen("NumPy's random numbers are drawn")
                     module = None
                     continue
                 if module is os:

@@ -45,6 +45,11 @@ def asks_types(code: CodeType) -> bool:
     return bool(_typed_variables(code))
 
 
+def may_ask(code: CodeType) -> bool:
+    """Whether code names anything that asks for types."""
+    return not set(_QUESTIONS).isdisjoint(code.co_names) or asks_types(code)
+
+
 def _has_number(frame: FrameType, names: set[str] | frozenset[str]) -> bool:
     known = frame.f_locals
     if names <= known.keys():

@@ -40,7 +40,7 @@ class Marks:
         if number == 0:
             self._counts.clear()
         host, execution = trace.host, trace.execution
-        effects = len(host.happenings) + len(host.effects)
+        effects = len(host.happenings.found) + len(host.effects)
         if execution is not None:
             effects += sum(isinstance(s, Decision) and not s.recurs for s in execution.steps)
         written = sum(r.written and r.input_position is not None for r in trace.roots.values())

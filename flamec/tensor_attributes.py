@@ -43,7 +43,7 @@ class TensorAttributes:
         argument = self._arguments.get(id(tensor))
         found = MISSING if argument is None else argument.__dict__.get(name, MISSING)
         if found is not MISSING:
-            recorder.effects.append(
+            recorder.effects.happen(
                 f"the attribute {name} of an argument is read (at {user_location()})"
             )
         return found
@@ -61,7 +61,7 @@ class TensorAttributes:
                         f"the attribute {name} of an argument is set to a tensor that is computed "
                         f"in the compiled function; return it instead (at {user_location()})"
                     )
-                self._recorder.effects.append(f"the attribute {name} of an argument is set")
+                self._recorder.effects.happen(f"the attribute {name} of an argument is set")
             if held:
                 self._set.append((argument, held))
         self._pairs.clear()  # whoever holds a tensor of the trace now has kept it

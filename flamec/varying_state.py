@@ -241,6 +241,18 @@ class Lifted:
         self.raises = raises
         self.sizes = SizesOfState()
 
+    def begin(
+        self, programs: Iterable[Sequence[Guard]], runs_python: bool, sizes: bool | None
+    ) -> None:
+        """A call is to be traced: let places vary that are not what programs were made for, given
+        their guards, unless Python code sees plain numbers and sizes."""
+        self.raises = "at last" if runs_python else "at once"
+        self.sizes.vary = False if runs_python else sizes
+        if not runs_python:
+            for guards in programs:
+                self.add_lists(places_of_grown(guards, self))
+                self.replaced([g for g in guards if not g.holds()])
+
     def __contains__(self, identity: Identity) -> bool:
         return any(identity in known for known in self._kinds)
 

@@ -91,7 +91,7 @@ class TrialRun:
 
     def __init__(self, recorder: Recorder, trace: Trace) -> None:
         self._recorder, self._trace, self._host = recorder, trace, recorder.host
-        self._effects = len(recorder.effects), len(self._host.effects)
+        self._effects = len(recorder.effects.found), len(self._host.effects)
         self._contents = _contents(recorder.guards.values())
         self._places = _places(recorder.guards.values())
         self._roots = {s: (r.value, r.written) for s, r in trace.roots.items()}
@@ -106,7 +106,7 @@ class TrialRun:
     @property
     def has_effects(self) -> bool:
         """Whether something is another than before, or happened outside of Python's state."""
-        if (len(self._recorder.effects), len(self._host.effects)) != self._effects:
+        if (len(self._recorder.effects.found), len(self._host.effects)) != self._effects:
             return True
         if not all(_holds(owner, content) for owner, content in self._contents):
             return True
@@ -119,7 +119,7 @@ class TrialRun:
     def undo(self, forget: bool) -> None:
         """Let all be as before; ``forget``: also what the trace came to rely on."""
         recorder, host = self._recorder, self._host
-        del recorder.effects[self._effects[0] :], host.effects[self._effects[1] :]
+        del recorder.effects.found[self._effects[0] :], host.effects[self._effects[1] :]
         swaps = self._known[4][1]
         met = [s for identity, s in host.swaps.items() if identity not in swaps]
         restore(self._new_guards(), {})
