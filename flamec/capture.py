@@ -20,7 +20,7 @@ from flamec.changed_flags import leave_to_the_call, leaves_made
 from flamec.common_memory import InputMemory
 from flamec.conversions import ConversionWanted
 from flamec.effects import EffectAhead, Effects
-from flamec.errors import CompileError, Uncompiled, unknown_value, unrepeatable
+from flamec.errors import CompileError, Raises, Uncompiled, unknown_value, unrepeatable
 from flamec.function_parts import Parts
 from flamec.functions_of_sizes import functions_of_sizes
 from flamec.guarded_layouts import AskedLayout, asked_layouts
@@ -54,15 +54,8 @@ from flamec.tracked_inputs import Leaves, check_gradients_outside, reached_input
 from flamec.varying_state import Lifted, StateVaries
 from flamec.written_histories import written_values
 
-_BEGINS_AGAIN = (
-    AliasDiscovered,
-    ConversionWanted,
-    EffectAhead,
-    PlaceWanted,
-    SizesDiffer,
-    StateVaries,
-    Uncompiled,
-)
+_WANTED = (AliasDiscovered, ConversionWanted, EffectAhead, PlaceWanted)
+_BEGINS_AGAIN = (*_WANTED, SizesDiffer, StateVaries, Uncompiled)
 
 
 @dataclass(eq=False)
@@ -155,19 +148,19 @@ def capture(
     dynamic: Dynamic,
     name: str,
     segments: SegmentCache | None = None,
-    repeats: bool = False,
+    repeats: str = "",
     lifted: Lifted | None = None,
     effects: Effects | None = None,
 ) -> Captured:
     """Trace ``function(*args, **kwargs)``.
 
     ``segments``: for the programs that give the function the values that it asks for. ``repeats``:
-    an error leaves Python's state as it was, because the function will be traced again (else, too,
-    if tensors of the trace were left there). ``lifted``: what varies of Python's state; StateVaries
-    if there is more. ``effects``: to note what its Python code does. Raises
-    whatever the function raises, CompileError for arguments that cannot be compiled, SizesDiffer if
-    a value was asked for under wrong assumptions on sizes, and DataDependentError where a
-    tensor's value is needed that cannot be had.
+    how it will run again after an error, so that Python's state must be as it was: "traced", or
+    "as it is" (Raises) unless something happened that must not happen twice. ``lifted``: what
+    varies of Python's state; StateVaries if there is more. ``effects``: to note what its Python
+    code does. Raises whatever the function raises, CompileError for arguments that cannot be
+    compiled, SizesDiffer if a value was asked for under wrong assumptions on sizes, and
+    DataDependentError where a tensor's value is needed that cannot be had.
     """
     leaves, structure = flatten((args, kwargs))
     given, base_storages = (function, leaves, structure, (args, kwargs)), _aliased_storages(leaves)
@@ -239,7 +232,7 @@ def _capture(
     name: str,
     base_storages: list[Storage],
     segments: SegmentCache | None,
-    repeats: bool,
+    repeats: str,
     recorder: Recorder,
     met: Sequence[Place],
     reads_places: bool,
@@ -346,8 +339,12 @@ def _capture(
             give_up()  # for to begin again would be to do that twice
             hint = "; pass a clone()" if isinstance(error, AliasDiscovered) else ""
             raise CompileError(f"{name}: {error}, and before that {left[0]}{hint}") from None
-        again = repeats or isinstance(error, _BEGINS_AGAIN)
-        if again or left_tracers(recorder.guards.values()):
+        begins_again = isinstance(error, _BEGINS_AGAIN)
+        raises = isinstance(error, Exception) and not isinstance(error, CompileError)
+        if repeats == "as it is" and raises and not (begins_again or left):
+            give_up()
+            raise Raises(error) from None
+        if repeats == "traced" or begins_again or left_tracers(recorder.guards.values()):
             give_up()
         raise
     finally:

@@ -31,6 +31,7 @@ from flamec.effects import EffectAhead, Effects
 from flamec.errors import (
     CompileError,
     DataDependentError,
+    Raises,
     Uncompiled,
     is_framework_file,
     user_location,
@@ -144,8 +145,9 @@ class CompiledFunction:
                     parts = program.captured.parts
                     return result if parts is None else parts.finish(result)
             return self._compile(args, kwargs)
-        except Uncompiled as reason:  # nothing has happened yet
-            return self._run_uncompiled(args, kwargs, reason)
+        except Uncompiled as found:  # nothing has happened yet
+            reason = found
+        return self._run_uncompiled(args, kwargs, reason)
 
     def _move_to_front(self, program: Variant) -> None:
         with self._lock:
@@ -178,10 +180,12 @@ class CompiledFunction:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], reason: Uncompiled
     ) -> Any:
         """Call the function as it is. It is no news at the first call, which may set things up."""
+        if isinstance(reason, Raises):
+            self.function(*args, **kwargs)
+            raise reason.error  # of the trace alone
         if self.options.fullgraph:
             raise CompileError(f"{self.name}: {reason}, which no program can do") from None
-        leaves, structure = flatten((args, kwargs))
-        key = call_key(leaves, structure)
+        key = call_key(*flatten((args, kwargs)))
         self.stats.python_runs += 1
         self.effects = [str(reason)]
         self._uncompiled.note(key, str(reason))
@@ -356,20 +360,32 @@ class CompiledFunction:
         self.stats.traces += 1
         segments = None if self.options.fullgraph else self._segments
         constant, rounds = False, 0  # numbers among the arguments, because of an error
+        last = "" if must_compile else "as it is"  # how it runs when no trace is left to try
         while True:
             numbers = bool(dynamic.numbers or lifted)
             inexact = dynamic.sizes != exact_sizes(dynamic, leaves) or dynamic.found == "example"
             inexact |= numbers and not dynamic.exact
             again = inexact or numbers or bool(dynamic.sizes)
+            repeats = "traced" if again else last
             function = self.function if must_compile else self._tails.traced
             effects = Effects(stops=again and lifted.raises != "at last")
-            traced = (function, args, kwargs, dynamic, self.name, segments, again, lifted, effects)
+            traced = (
+                function,
+                args,
+                kwargs,
+                dynamic,
+                self.name,
+                segments,
+                repeats,
+                lifted,
+                effects,
+            )
             try:
                 budget, counted = self.options.memory_budget, loops_counted(self._counting)
                 with memory_budget(budget), counted, warnings_put_off() as tell_warnings:
                     captured = capture(*traced)
             except Uncompiled as found:
-                if self.options.fullgraph or must_compile:
+                if (self.options.fullgraph or must_compile) and not isinstance(found, Raises):
                     raise CompileError(f"{self.name}: {found}, which no program can do") from None
                 raise
             except StateVaries as found:

@@ -179,6 +179,15 @@ class Uncompiled(BaseException):  # code that handles errors must not handle it
     """A call must run without a program: it does once what no program can do at each call."""
 
 
+class Raises(Uncompiled):
+    """The traced function raised ``error``, and Python's state is as it was before the trace: as
+    the function is, it does all that is before the error, too."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(f"it raises {type(error).__name__}")
+        self.error = error
+
+
 class DataDependentError(CompileError):
     """A compiled function used a tensor's value in Python; it has none while tracing."""
 
