@@ -17,6 +17,7 @@ import numpy as np
 
 from flamec import cpu_backend
 from flamec.config import default_options
+from flamec.element_copies import row_major
 from flamec.errors import operation_error
 from flamec.host_memory import HostMemory
 from flamec.ir.graph import Graph, Node
@@ -97,7 +98,7 @@ class CpuCall:
         for position, array in enumerate(arrays):
             flags = array.flags
             if not (flags.c_contiguous and flags.aligned):
-                array = np.array(array, order="C")
+                array = row_major(array) if flags.aligned else np.array(array, order="C")
             dense.append(array)
             invocation.set_input(position, array)
         outputs = []

@@ -46,6 +46,7 @@ from flamec.tensor import Storage, Tensor, ViewStep
 from flamec.write_through import with_zero_gradient, write_through
 
 _VIEW = OpKind.VIEW
+_MANY = 1 << 15  # elements from which on it matters in which order they are copied
 _gpu: Any = None  # see ``_gpu_eager``
 
 
@@ -125,7 +126,7 @@ def apply(op: Op, inputs: Sequence[Tensor], attributes: Mapping[str, Any]) -> An
             outputs = [Tensor._from_array(results[0], types[0])]
     else:
         outputs = [
-            Tensor._from_array(r if r.flags.c_contiguous else np.ascontiguousarray(r), t)
+            Tensor._from_array(r if r.flags.c_contiguous else _row_major(r), t)
             for r, t in zip(results, types, strict=True)
         ]
     return _recorded(op, inputs, attributes, outputs)
@@ -295,8 +296,21 @@ def store(array: Any, data: Any) -> None:
         from flamec.gpu import gpu_of
 
         gpu_of(array).copy(array, data)
-    else:
+    elif array.size < _MANY:
         np.copyto(array, data)
+    else:
+        from flamec.element_copies import copy_elements
+
+        copy_elements(array, data)
+
+
+def _row_major(array: np.ndarray) -> np.ndarray:
+    """A row-major copy of a result in another order."""
+    if array.size < _MANY:
+        return np.ascontiguousarray(array)
+    from flamec.element_copies import row_major
+
+    return row_major(array)
 
 
 def refuse_leaf(target: Tensor, name: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flamec.element_copies import copy_elements, row_major
 from flamec.ir.types import DType, TensorType
 from flamec.runtime.allocator import Allocator
 
@@ -30,11 +31,11 @@ class HostMemory:
 
     def dense(self, array: np.ndarray) -> np.ndarray:
         """A row-major copy of a strided array."""
-        return np.ascontiguousarray(array)
+        return row_major(array)
 
     def copy(self, target: np.ndarray, source: np.ndarray) -> None:
         """Write the elements of ``source`` into ``target``, which may be strided."""
-        np.copyto(target, source)
+        copy_elements(target, source)
 
     def number(self, dtype: DType) -> np.ndarray:
         """A cell for one Python number that a program reads."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from flamec.dispatch import write
 from flamec.errors import OperationError, OperationTypeError, user_location
+from flamec.functional.arguments import public
 from flamec.functional.autocasting import FLOAT32, LOWER, autocasts
 from flamec.functional.dropout import uniform_like
 from flamec.functional.primitives import narrowed, normalized_axis, ops, require, widened
@@ -177,6 +178,7 @@ def rrelu_(
     return rrelu(input, lower, upper, training, True)
 
 
+@public
 @fused()
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
     """x where above ``threshold``, else ``value``."""
@@ -196,6 +198,7 @@ def threshold_(input: Tensor, threshold: float, value: float) -> Tensor:
     )
 
 
+@public
 @fused()
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """0 where |x| <= lambd, else x."""
@@ -208,6 +211,7 @@ def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     return _applied("hardshrink", input, False, formula)
 
 
+@public
 @fused()
 def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """x moved towards 0 by lambd, 0 where |x| <= lambd."""
@@ -296,6 +300,7 @@ def selu_(input: Tensor) -> Tensor:
     return selu(input, True)
 
 
+@public
 @fused()
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """x times the normal distribution's cumulative function at x; "tanh" approximates it.
@@ -345,6 +350,7 @@ def log_sigmoid(x: Tensor) -> Tensor:
     return result
 
 
+@public
 @fused()
 def logsigmoid(input: Tensor) -> Tensor:
     """log(sigmoid(x)), also where sigmoid(x) is too small for the dtype."""
@@ -352,6 +358,7 @@ def logsigmoid(input: Tensor) -> Tensor:
 
 
 @autocasts(cuda=FLOAT32)
+@public
 @fused()
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta x)) / beta; x itself where beta x is above ``threshold``."""

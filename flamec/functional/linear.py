@@ -9,6 +9,7 @@ from __future__ import annotations
 from flamec.dispatch import write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.along_dimension import nonnegative
+from flamec.functional.arguments import public
 from flamec.functional.autocasting import LOWER, WIDEST, autocasts
 from flamec.functional.dimensions import size
 from flamec.functional.distance import norm_over
@@ -35,6 +36,7 @@ def require_same_dtype(name: str, *tensors: Tensor) -> None:
 
 
 @autocasts(cpu=LOWER, cuda=LOWER)
+@public
 @fused()
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``input @ weight.T + bias``.

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from flamec.dispatch import apply_named
-from flamec.functional.arithmetic import div
+from flamec.functional.arguments import public
+from flamec.functional.arithmetic import div, pow
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import (
     is_empty_size,
@@ -438,6 +439,7 @@ def avg_pool1d(
                      count_include_pad, None)  # fmt: skip
 
 
+@public
 @fused()
 def avg_pool2d(
     input: Tensor, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,
@@ -449,6 +451,7 @@ def avg_pool2d(
 
 
 @autocasts(cpu=FLOAT32)
+@public
 @fused()
 def avg_pool3d(
     input: Tensor, kernel_size: Numbers, stride: Numbers | None = None, padding: Numbers = 0,
@@ -465,11 +468,11 @@ def _lp_pool(
 ) -> Tensor:  # fmt: skip
     require_floating(name, require_tensor(name, "input", input))
     elements = product(per_dimension(name, "kernel_size", kernel_size, spatial))
-    powers = ops.pow(input, float(norm_type))
+    powers = pow(input, float(norm_type))
     mean = _avg_pool(name, spatial, powers, kernel_size, stride, 0, ceil_mode, True, None)
     # a root has no derivative at 0, where PyTorch's is 0
     zero = ops.eq(mean, 0.0)
-    roots = ops.pow(ops.mul(ops.where(zero, 1.0, mean), elements), 1.0 / norm_type)
+    roots = pow(ops.mul(ops.where(zero, 1.0, mean), elements), 1.0 / norm_type)
     return ops.where(zero, math.inf if norm_type < 0 else 0.0 ** (1.0 / norm_type), roots)
 
 

@@ -113,8 +113,6 @@ DIFFERENT = {
     "max_pool1d": "stride=None", "max_pool2d": "stride=None", "max_pool3d": "stride=None",
     "roll": "dims=None is ()", "Tensor.roll": "dims=None is ()",
 }  # fmt: skip
-# no second place for the result
-WITHOUT_OUT = {"hardshrink", "threshold"}
 
 
 def differences(name: Name, overload: ast.FunctionDef) -> list[str]:
@@ -135,7 +133,7 @@ def differences(name: Name, overload: ast.FunctionDef) -> list[str]:
     for argument in arguments.kwonlyargs:
         known = argument.arg in parameters or takes_any or argument.arg in HARDWARE
         if argument.arg == "out":
-            known = known or getattr(ours, "takes_out", False) or str(name) in WITHOUT_OUT
+            known = known or getattr(ours, "takes_out", False)
         if not known:
             found.append(f"{name}: no argument {argument.arg}")
     defaults = dict(
