@@ -337,6 +337,8 @@ _LATE = {
     "distributed": "",
     "distributions": "",
     "export": "flamec.deployment.exporter",
+    "fake_quantize_per_channel_affine": "flamec.functional.fake_quantization",
+    "fake_quantize_per_tensor_affine": "flamec.functional.fake_quantization",
     "mark_dynamic": "flamec.size_bounds",
     "cuda": "",
     "data": "",

@@ -408,6 +408,17 @@ class Multinomial(OfCategories):
     def variance(self) -> Tensor:
         return self.total_count * self.probs * (1 - self.probs)
 
+    def entropy(self) -> Tensor:
+        """n times that of one draw, less log n!, and the mean of log k! for each category's k."""
+        n, probs = self.total_count, self.probs
+        k = flamec.arange(1, n + 1, dtype=probs.dtype, device=probs.device)
+        k = k.view(-1, *(1,) * probs.ndim)
+        factorial = flamec.lgamma(k + 1)
+        ways = math.lgamma(n + 1) - factorial - flamec.lgamma(n - k + 1)
+        chances = (ways + flamec.xlogy(k, probs) + flamec.xlogy(n - k, 1 - probs)).exp()
+        orders = (chances * factorial).sum((0, -1))
+        return n * self._categorical.entropy() - math.lgamma(n + 1) + orders
+
     def sample(self, sample_shape: Sequence[Any] = ()) -> Tensor:
         with no_grad():
             drawn = self._categorical.sample((self.total_count, *sample_shape))

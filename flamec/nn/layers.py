@@ -63,6 +63,10 @@ class Linear(Module):
         )
 
 
+class NonDynamicallyQuantizableLinear(Linear):
+    """``MultiheadAttention.out_proj``, which programs tell from other layers by its class."""
+
+
 class Bilinear(Module):
     """``input1[i] * weight[o, i, j] * input2[j]`` summed over i and j, plus bias[o]."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flamec.ir.types import Device, DType
 from flamec.nn import functional as F
 from flamec.nn import init
-from flamec.nn.layers import Linear
+from flamec.nn.layers import NonDynamicallyQuantizableLinear
 from flamec.nn.module import Module
 from flamec.nn.parameter import Parameter, filled
 from flamec.tensor import Tensor
@@ -64,7 +64,9 @@ class MultiheadAttention(Module):
             self.in_proj_bias = new(3 * embed_dim)
         else:
             self.register_parameter("in_proj_bias", None)
-        self.out_proj = Linear(embed_dim, embed_dim, bias=bias, device=device, dtype=dtype)
+        self.out_proj = NonDynamicallyQuantizableLinear(
+            embed_dim, embed_dim, bias=bias, device=device, dtype=dtype
+        )
         self.bias_k = new(1, 1, embed_dim) if add_bias_kv else None
         self.bias_v = new(1, 1, embed_dim) if add_bias_kv else None
         self._reset_parameters()

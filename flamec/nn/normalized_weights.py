@@ -14,7 +14,7 @@ from flamec.dispatch import write
 from flamec.functional.distance import normalize
 from flamec.nn.module import Module
 from flamec.nn.parameter import Parameter
-from flamec.nn.parametrizations import WeightNorm, as_matrix, output_dimension
+from flamec.nn.parametrizations import _WeightNorm, as_matrix, output_dimension
 from flamec.state import no_grad
 from flamec.tensor import Tensor
 
@@ -64,7 +64,7 @@ def _taken(module: Module, name: str) -> Tensor:
 def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Module:
     """``name`` = ``name_g`` * ``name_v`` / |``name_v``|, a length for each index of ``dim``."""
     weight = _taken(module, name)
-    norm = WeightNorm(dim)
+    norm = _WeightNorm(dim)
     parts = (f"{name}_g", f"{name}_v")
     with no_grad():
         for part, value in zip(parts, norm.right_inverse(weight), strict=True):

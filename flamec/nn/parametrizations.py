@@ -25,7 +25,7 @@ def output_dimension(module: Module) -> int:
     return 1 if getattr(module, "transposed", False) is True else 0
 
 
-class WeightNorm(Module):
+class _WeightNorm(Module):
     """g * v / |v|: length and direction apart (Salimans and Kingma 2016).
 
     ``dim``: the dimension along which there is a length each; -1: one length for all.
@@ -56,7 +56,7 @@ def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Mo
 
     ``dim``: there is a length for each index of this dimension; None: one for the whole tensor.
     """
-    return register_parametrization(module, name, WeightNorm(dim), unsafe=True)
+    return register_parametrization(module, name, _WeightNorm(dim), unsafe=True)
 
 
 class _SpectralNorm(Module):

@@ -95,7 +95,7 @@ _FILES: dict[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "linear": (
         "Bilinear Identity LazyLinear Linear",
-        {"NonDynamicallyQuantizableLinear": layers.Linear},
+        {"NonDynamicallyQuantizableLinear": layers.NonDynamicallyQuantizableLinear},
     ),
     "loss": (
         " ".join(loss.__all__),

@@ -140,14 +140,15 @@ def test_densities_moments_and_their_gradients(case: str) -> None:
         mine = {fact: value for fact, value in mine.items() if "mode" not in fact}
         theirs.pop("mode")
     assert {"log_prob(v)"} <= set(mine) <= set(theirs)
-    missing = {fact for fact in set(theirs) - set(mine) if " by " not in fact}
-    assert missing <= ({"entropy()", "perplexity()"} if "Multinomial" in case else {"cdf(v)"})
+    assert {fact for fact in set(theirs) - set(mine) if " by " not in fact} <= {"cdf(v)"}
     for fact, value in mine.items():
         assert value.shape == theirs[fact].shape, fact
         if fact == "mode" and case in ("Beta(a, b)", "Dirichlet(w)"):
             continue  # PyTorch takes the first corner where all are below 1, here the likeliest
         # PyTorch's trigamma is exact to 5e-10, its Bessel functions of angles to 3e-7
         limit = 5e-7 if case.startswith("VonMises") else 1e-8
+        if case.startswith("Multinomial") and ("entropy" in fact or "perplexity" in fact):
+            limit = 1e-7  # PyTorch takes log n! in float32
         np.testing.assert_allclose(value, theirs[fact], rtol=limit, atol=limit / 10, err_msg=fact)
 
 

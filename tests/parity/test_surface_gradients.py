@@ -213,7 +213,7 @@ dropout alpha_dropout feature_alpha_dropout rrelu poisson binomial svd_lowrank p
 # derivatives in tests of their own: PyTorch's are not exact, or there are none
 ELSEWHERE = """
 vander as_strided_scatter lgamma digamma sinc cdist conj_physical real qr svd lu_solve lu_unpack
-det LinAlgError geqrf
+det LinAlgError geqrf fake_quantize_per_channel_affine fake_quantize_per_tensor_affine
 """
 CONSTANT = {*JUMPING.split(), *NEW.split(), *RANDOM.split(), *ELSEWHERE.split()}
 
