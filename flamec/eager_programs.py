@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flamec.device_array import ALIGNMENT, DeviceArray, Shape
-from flamec.errors import operation_error
+from flamec.errors import OperationError, operation_error
 from flamec.gpu import Gpu
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph
@@ -39,7 +39,6 @@ from flamec.symbolic_sizes import (
 
 _SMALL = 8  # sizes below that a rule may insist on
 _NARROW = 1 << 30  # elements up to which indices are 32-bit numbers
-_LONGEST_LINE = 1 << 31  # that is sorted, see ``codegen/triton/sort_launches.py``
 _BY_ELEMENT = frozenset(  # kinds of operations that read their operands wherever they lie
     {
         OpKind.ELEMENTWISE, OpKind.REDUCTION, OpKind.VIEW, OpKind.ASSEMBLE, OpKind.CREATION,
@@ -153,8 +152,6 @@ def bind(
             if least is None:  # the sizes are numbers: the error is the operation's own
                 raise  # else a rule asks more of the sizes than their form tells
     most = max([math.prod(s) for s in (*(o.shape for o in places), *results)])
-    if most >= _LONGEST_LINE:
-        _refuse_long_lines(graph, general.bindings)
     # an elementwise operation alone has the bits that it has among others in a strict program
     strict = op.kind is OpKind.ELEMENTWISE
     sizes = general.bindings
@@ -171,7 +168,8 @@ def bind_graph(
 ) -> EagerCall:
     """A program over symbols for arrays that lie as these do; ``bindings``: the symbols' values.
 
-    ``anywhere``: see ``_Places``. CompileError if the program cannot be made.
+    ``anywhere``: see ``_Places``. CompileError if the program cannot be made; OperationError if it
+    does not serve the sizes.
     """
     anywhere = anywhere and all(node.op.kind in _BY_ELEMENT for node in graph.nodes)
     lying = _Places(arrays, anywhere)
@@ -180,11 +178,6 @@ def bind_graph(
     if len(laid_out.devices) > 1:  # numbers that the function made on the CPU
         laid_out = on_one_device(laid_out, here.device)
     most = max(math.prod(evaluate_shape(v.type.shape, bindings)) for v in graph.values())
-    if most >= _LONGEST_LINE:
-        try:
-            _refuse_long_lines(graph, bindings)
-        except ValueError as error:
-            raise operation_error(graph.name, error) from error
     types = tuple(
         [v.type.with_shape(evaluate_shape(v.type.shape, bindings)) for v in graph.outputs]
     )
@@ -194,7 +187,11 @@ def bind_graph(
         gapped, plan = lying.places[position].rows is not None, prepared.plan
         if gapped and plan is not None and plan.copies_into(position):
             return bind_graph(here, graph, bindings, arrays, anywhere=False)
-    return EagerCall(here, prepared.bind(tuple(sizes.values())), lying.copied, types)
+    try:
+        invocation = prepared.bind(tuple(sizes.values()))
+    except OperationError as error:  # of sizes, which no program serves
+        raise operation_error(graph.name, error) from error
+    return EagerCall(here, invocation, lying.copied, types)
 
 
 def _prepared(
@@ -218,20 +215,6 @@ def _prepared(
             found = here.prepare_operation(graph, symbols, hints, narrow, strict, unaligned)
             _programs[key] = found
         return _programs[key]
-
-
-def _refuse_long_lines(graph: Graph, bindings: Mapping[str, int]) -> None:
-    """ValueError for lines that no kernel sorts; programs over symbols are made for all."""
-    for node in graph.nodes:
-        if node.op.kind is OpKind.SORT:
-            (size,) = evaluate_shape(
-                (node.inputs[0].type.shape[node.attributes["axis"]],), bindings
-            )
-            if size >= _LONGEST_LINE:
-                raise ValueError(
-                    f"a line of {size} elements is too long for a GPU, which sorts those of fewer "
-                    f"than {_LONGEST_LINE}"
-                )
 
 
 class _Places:

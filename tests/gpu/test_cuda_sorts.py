@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import pytest
 
 import flamec
+from flamec.errors import OperationError
 
 pytestmark = pytest.mark.gpu
 
@@ -61,6 +63,19 @@ def test_long_lines(dtype: str, compiled: bool) -> None:
         assert flamec.equal(found.isnan(), expected.isnan())
         number = expected.isnan().logical_not()
         assert flamec.equal(found[number], expected[number])
+
+
+@pytest.mark.parametrize("name", ["sort", "topk", "kthvalue"])
+def test_lines_that_are_too_long_are_refused_with_the_users_line(name: str) -> None:
+    """An operation and a composite; the sizes are symbols of programs that shorter lines have."""
+    x = flamec.zeros(1, dtype=flamec.uint8, device="cuda").expand(1 << 31)  # of one byte
+    call = getattr(x, name)
+    line = inspect.currentframe().f_lineno + 2
+    with pytest.raises(OperationError) as caught:
+        call() if name == "sort" else call(3)
+    message = str(caught.value)
+    assert "a line of 2147483648 elements is too long for a GPU, which sorts those of" in message
+    assert message.count("(at ") == 1 and message.endswith(f"test_cuda_sorts.py:{line})")
 
 
 def test_few_of_many() -> None:
