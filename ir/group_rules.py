@@ -283,12 +283,14 @@ def _scatter(space: GroupSpace, task: Task) -> Dims:
     _unify_dims(dims, operand.dims)
     rank = len(indices[0].type.shape)
     layout = dense(target.type.shape)
+    assert task.node is not None
+    inside = task.node.attributes["mode"] == "over"
     found = []
     for position, value in enumerate(indices):
         index = find(space, value)
         _unify_dims(dims[:rank], index.dims)
         stride = layout.dims[position][0].stride if layout.dims[position] else 0
-        found.append((index, stride, target.type.shape[position], False))
+        found.append((index, stride, target.type.shape[position], inside))
     rest = Layout(0, layout.dims[len(indices) :])
     place = Operand(
         target, dims, address=_address(rest, dims[rank:]), indices=tuple(found), from_memory=True

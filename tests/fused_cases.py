@@ -66,12 +66,11 @@ def _histogram(x: Operands) -> Any:
 
 
 def _under_mask(x: Operands, elements: bool) -> Any:
-    lines = x.below(2, 3, 8) == 1
-    counts = true_places._counts(lines)
-    count = int(counts[-1].item())
+    number, before = true_places._numbered(x.below(2, 21) == 1, 8)
+    count = int(before[-1].item())
     if not elements:
-        return true_places._put_places(lines, counts, count)[:count]
-    return true_places._put_elements(x(3, 8), lines, counts, count)[:count]
+        return true_places._put_places(number, before, count, 8)
+    return true_places._put_elements(x(21), number, before, count, 8)
 
 
 def _along_dimensions() -> list[Case]:
@@ -87,7 +86,7 @@ def _along_dimensions() -> list[Case]:
             "put_slices",
             lambda x: along.put_slices(x(4, 6), x(4, 5), x.below(6, 5), "add", 1, "add", True),
         ),
-        Case("counts", lambda x: true_places._counts(x.below(2, 3, 8) == 1)),
+        Case("numbered", lambda x: true_places._numbered(x.below(2, 21) == 1, 8)),
         Case("put_places", lambda x: _under_mask(x, False)),
         Case("put_elements", lambda x: _under_mask(x, True)),
         Case("histogram", _histogram),

@@ -386,7 +386,10 @@ def index_put(sample: Sample, x: np.ndarray, values: np.ndarray, *_: np.ndarray)
         "amin": lambda old, new: old if beats(-1)(old, new) else new,
     }[sample.attributes["mode"]]
     result = x.copy()
+    left_out = sample.attributes["mode"] == "over"
     for place, row in _rows(sample, 2)[1]:
+        if left_out and min(index[place] for index in sample.arrays[2:]) < 0:
+            continue
         for rest in np.ndindex(*result.shape[len(row) :]):
             result[row + rest] = combine(result[row + rest], values[place + rest])
     return result

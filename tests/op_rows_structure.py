@@ -347,6 +347,10 @@ def _make_index_put(draw: Draw) -> list[Sample]:
             samples.append(Sample(arrays, {"mode": mode}, finite=mode in ("set", "any", "add")))
     every = draw.rng.permutation(5)  # what is put nowhere is not specified
     samples.append(Sample((draw(5, 3), draw(5, 3), every), {"mode": "over"}, finite=True))
+    some = np.array([1, 3, 0, -1, 2, -7])  # and what has a negative index is left out
+    samples.append(Sample((draw(4, 3), draw(6, 3), some), {"mode": "over"}, finite=True))
+    pairs = np.array([1, 1, 0, -1, 0]), np.array([0, 1, 1, 1, 0])
+    samples.append(Sample((draw(2, 2), draw(5), *pairs), {"mode": "over"}, finite=True))
     if draw.dtype.kind != "bool":  # one place hit often
         crowded = (draw(3, 2), draw(40, 2), np.zeros(40, np.int64))
         samples.append(Sample(crowded, {"mode": "add"}))

@@ -73,6 +73,12 @@ class Case:
         table = self._values(random, *lines, *self.places, *self.inner)
         values = self._values(random, *lines, self.rows, *self.inner)
         indices = [random.integers(-n, n, (*lines, self.rows)) for n in self.places]
+        if self.mode == "over":  # places of their own, a third of the rows or more none
+            chosen = random.permutation(max(int(np.prod(self.places)), self.rows))[: self.rows]
+            found = np.unravel_index(chosen % np.prod(self.places), self.places)
+            indices = [i.astype(np.int64) for i in found]
+            none = (chosen >= np.prod(self.places)) | (random.random(self.rows) < 1 / 3)
+            indices[-1][none] -= 10000
         if self.special:  # two places that get zeros alone: of one sign each, for a sum one of both
             place = indices[0] % self.places[0]
             table[..., :2] = {"add": -0.0, "amax": -np.inf, "amin": np.inf}[self.mode]
@@ -129,7 +135,11 @@ class Case:
                 right = np.abs(found - wanted) <= (eps + once) * np.abs(wanted)
             else:
                 wanted = table.copy()
-                if self.mode == "set":
+                if self.mode == "over":
+                    put = np.min(at, axis=0) >= 0
+                    wanted = found.copy()  # elsewhere it is not specified
+                    wanted[tuple(index[put] for index in at)] = values[put]
+                elif self.mode == "set":
                     wanted[at] = values
                 else:
                     ufunc = {
@@ -159,6 +169,9 @@ def cases() -> Iterator[Case]:
         yield Case("set", dtype)
     yield Case("set", places=(7, 11), inner=(5,))
     yield Case("set", places=(3000,), symbolic=True)
+    yield Case("over", places=(3000,))
+    yield Case("over", "int64", places=(50, 41), symbolic=True)
+    yield Case("over", "bool", places=(40, 41), inner=(5,))
     for dtype in ("float32", "float64", "bfloat16", "float16"):
         yield Case("add", dtype, places=(500,), special=dtype != "float16")
         yield Case("add", dtype, places=(20,), special=True)

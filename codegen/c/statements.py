@@ -117,8 +117,10 @@ class StatementWriter:
         return f"{base} + ({index}{extra})"
 
     def scalar_index(self, index: ComputedIndex) -> str:
-        """A checked index that is the same in all lanes."""
+        """An index that is the same in all lanes, checked if it may be none."""
         first = f"{self.reference(index.name)}[0]"
+        if index.inside:
+            return f" + {first} * {factor(index.stride)}"
         at = f"flamec_index(frame, {first}, {dim(index.size)}, {index.error})"
         known = index.name in self.scalars and index.name not in self._defined_inside
         if self.hoisted is not None and known:
@@ -305,9 +307,13 @@ class StatementWriter:
         return f"vphilox_i32({self.position_vector(s.at, axis)}, {state})"
 
     def _store(self, s: Store, axis: VectorAxis | None) -> list[str]:
+        condition = f"if ({self.reference(s.where)}[0]) " if s.where else ""
+        return [condition + self._store_text(s, axis)]
+
+    def _store_text(self, s: Store, axis: VectorAxis | None) -> str:
         value = self.reference(s.operand)
         if s.place in self.stored_blocks:
-            return [f"vstore_{s.memory}({self.stored_blocks[s.place]}, {value});"]
+            return f"vstore_{s.memory}({self.stored_blocks[s.place]}, {value});"
         index, step = self.linear(s.place.at, axis)
         fixed = "".join(self.scalar_index(i) for i in s.place.indices)
         pointer = self.pointer(s.place, index, fixed)
@@ -315,14 +321,14 @@ class StatementWriter:
             there = self._plain_load(s.memory, pointer, step, axis)
             value = combine(s.combine, s.lane, there, value)
         if axis is None or is_zero(step):
-            return [f"vstore_n_{s.memory}({pointer}, {value}, 1);"]
+            return f"vstore_n_{s.memory}({pointer}, {value}, 1);"
         if structurally_equal(step, 1):
             if axis.is_full:
-                return [f"vstore_{s.memory}({pointer}, {value});"]
-            return [f"vstore_n_{s.memory}({pointer}, {value}, {axis.count});"]
+                return f"vstore_{s.memory}({pointer}, {value});"
+            return f"vstore_n_{s.memory}({pointer}, {value}, {axis.count});"
         if axis.is_full:
-            return [f"vstores_{s.memory}({pointer}, {dim(step)}, {value});"]
-        return [f"vstores_n_{s.memory}({pointer}, {dim(step)}, {value}, {axis.count});"]
+            return f"vstores_{s.memory}({pointer}, {dim(step)}, {value});"
+        return f"vstores_n_{s.memory}({pointer}, {dim(step)}, {value}, {axis.count});"
 
 
 __all__ = [

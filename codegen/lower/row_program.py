@@ -9,6 +9,7 @@ finished before them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial, reduce
 
 from flamec.codegen.lower.kernel_builder import (
     PartialResults,
@@ -17,9 +18,10 @@ from flamec.codegen.lower.kernel_builder import (
 from flamec.codegen.lower.lanes import lane_type, memory_type, spill_type
 from flamec.codegen.lower.value_lowering import Context, ValueLowering, own_strides
 from flamec.ir.graph import Value
-from flamec.ir.group_space import Address, is_assembled
+from flamec.ir.group_space import Address, Operand, is_assembled
 from flamec.ir.iteration_space import leaves
 from flamec.ir.kernel import (
+    Compute,
     ComputedIndex,
     Fold,
     Loop,
@@ -158,7 +160,7 @@ class ProgramBuilder(ValueLowering):
         """Stores come after everything else of their section: they may overwrite its inputs."""
         pending: list[tuple[Section, Store]] = []
         for task, value in stores:
-            combine, unordered = "", False
+            combine, where, unordered = "", "", False
             indices: tuple[ComputedIndex, ...] = ()
             if task in self.space.regions:
                 name = self._operand(self.space.operands[task][0], context)
@@ -171,6 +173,7 @@ class ProgramBuilder(ValueLowering):
                 address, indices = target.address, self._indices(target, context)
                 mode = task.node.attributes["mode"]
                 combine, unordered = PUT_MODES[mode], mode in ("any", "over")
+                where = self._none_negative(indices, target, context) if mode == "over" else ""
             else:
                 name = self._value(value, context)
                 address = store_address(self.space, value)
@@ -178,9 +181,24 @@ class ProgramBuilder(ValueLowering):
             place = Place(number, self._linear(address, context), indices)
             section = self._section(self._store_level(task, value), context)
             memory, lane = memory_type(value.type.dtype), lane_type(value.type.dtype)
-            pending.append((section, Store(memory, lane, place, name, combine, "", unordered)))
+            pending.append((section, Store(memory, lane, place, name, combine, where, unordered)))
         for section, store in pending:
             section.statements.append(store)
+
+    def _none_negative(
+        self, indices: Sequence[ComputedIndex], target: Operand, context: Context
+    ) -> str:
+        """Whether no index is negative."""
+        level = max(Level.ROW, *(operand_level(self.nest, o)[0] for o, *_ in target.indices))
+        lanes = ("i64", "i64")
+
+        def computed(op: str, lane: str, x: str, y: str) -> str:
+            return self._once(
+                (op, x, y), level, context, lambda n: Compute(n, lane, op, (x, y), lanes)
+            )
+
+        least = reduce(partial(computed, "minimum", "i64"), [index.name for index in indices])
+        return computed("ge", "b", least, self._zero("i64", level, context))
 
     def _part(self) -> Part:
         nest = self.nest

@@ -23,10 +23,10 @@ from flamec.functional.shape import broadcast_tensors, clone, ravel, regroup, re
 from flamec.functional.true_places import (
     finds_places,
     is_large_mask,
-    laid_out,
     true_elements,
     true_places,
     unravelled,
+    unravelled_rows,
 )
 from flamec.fusing import fused
 from flamec.ir.shape import less, product
@@ -117,24 +117,14 @@ def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
             if not as_tuple:
                 shape = (*true_places(mask)._type.shape, 0)
                 return ops.full(value=0, shape=shape, dtype=int64, device=mask._type.device)
-        places = true_places(mask)
-        indices = unravelled(places, mask._type.shape)
-        if as_tuple:
-            return indices
-        columns = [_as_column(i) for i in indices]
-        return apply_named("concatenate", *columns, axis=1) if len(columns) > 1 else columns[0]
+        found = unravelled if as_tuple else unravelled_rows
+        return found(true_places(mask), mask._type.shape)
     array, device = concrete_array(truth(input), "nonzero()"), input._type.device
     if as_tuple:
         return tuple(constant_array(p, device) for p in np.nonzero(np.atleast_1d(array)))
     if not array.ndim:
         return constant_array(np.empty((int(bool(array)), 0), np.int64), device)
     return constant_array(np.ascontiguousarray(np.argwhere(array)), device)
-
-
-def _as_column(index: Tensor) -> Tensor:
-    shape = (*index._type.shape, 1)
-    made = laid_out(index, shape)
-    return regroup(index, shape) if made is None else made
 
 
 def argwhere(input: Tensor) -> Tensor:

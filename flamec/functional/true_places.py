@@ -2,33 +2,32 @@
 
 In: a mask on a GPU, or of a trace, whose program is split where the number is read
 (``Execution.read_size``). Out: the places of its True elements, or the elements of a tensor there,
-in order. On a GPU they are counted in lines, whose counts are added up; that gives each its number,
-and it is put there (Blelloch 1990, "Prefix Sums and Their Applications", section 1.5.1). Other
-elements are put behind the results, where nobody reads them.
+in order. On a GPU they are numbered within lines, whose counts are added up; that gives each its
+number, and it is put there (Blelloch 1990, "Prefix Sums and Their Applications", section 1.5.1).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from flamec.device_array import DeviceArray
-from flamec.functional.primitives import ops
+from flamec.functional.primitives import is_empty_size, ops
 from flamec.functional.shape import window
 from flamec.fusing import fused
 from flamec.gpu import gpu
 from flamec.ir.shape import Dim, equal, product
 from flamec.ir.types import TensorType, int16, int32, int64
 from flamec.state import thread
-from flamec.tape import set_tape_value, tape_value
+from flamec.tape import tape_value
 from flamec.tensor import Tensor
 
-LEAST_ELEMENTS = 1 << 17  # below, the host has found them before so many launches are done
-_LINE, _LONG_LINE, _MANY = 1024, 4096, 1 << 22  # elements of a line, and of a mask with long lines
+LEAST_ELEMENTS = 1 << 14  # below, the host has found them before so many launches are done
+_LINE, _LONG_LINE = 1024, 4096  # elements of a line
+_MANY = 1 << 12  # lines, of a mask that has long ones instead
 _MOST_TYPES = 4096
 _types: dict[Any, TensorType] = {}  # by number of the type that had another shape, and the shape
-_BEHIND = 16  # lines of room, so that those which nobody reads are not all put in few places
 
 
 def is_large_mask(tensor: Tensor) -> bool:
@@ -44,13 +43,33 @@ def finds_places(tensor: Tensor) -> bool:
     return is_large_mask(tensor) if trace is None else trace.can_read()
 
 
-def unravelled(places: Tensor, shape: Sequence[Dim]) -> tuple[Tensor, ...]:
+def unravelled(places: Tensor, shape: tuple[Dim, ...]) -> tuple[Tensor, ...]:
     """The indices of places that are counted through all dimensions."""
+    return (places,) if len(shape) == 1 else _unravelled(places, shape)
+
+
+@fused("shape")
+def _unravelled(places: Tensor, shape: tuple[Dim, ...]) -> tuple[Tensor, ...]:
     found: list[Tensor] = []
     for size in reversed(shape[1:]):
         found.insert(0, ops.remainder(places, size))
         places = ops.floor_divide(places, size)
     return (places, *found)
+
+
+def unravelled_rows(places: Tensor, shape: tuple[Dim, ...]) -> Tensor:
+    """The same as rows: [places, dimensions]."""
+    return _as_column(places) if len(shape) == 1 else _rows(places, shape)
+
+
+@fused("shape")
+def _rows(places: Tensor, shape: tuple[Dim, ...]) -> Tensor:
+    rows: Tensor = ops.concatenate(*map(_as_column, unravelled(places, shape)), axis=1)
+    return rows
+
+
+def _as_column(index: Tensor) -> Tensor:
+    return _reshaped(index, (*index._type.shape, 1))
 
 
 def true_places(mask: Tensor) -> Tensor:
@@ -79,60 +98,77 @@ def known_places(mask: Tensor, count: Dim) -> Tensor:
 
 def _places_on_gpu(mask: Tensor, count: Dim | None) -> Tensor:
     """``count``: of True elements, None if it is to be read."""
-    lines, counts = counted_lines(mask)
-    count = count_of(counts) if count is None else count
-    return _beginning(_put_places(lines, counts, count), count)
+    number, before = numbered(mask)
+    return put_places(number, before, count_of(before) if count is None else count)
 
 
-def counted_lines(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """A mask in lines, and how many of its elements are True up to the end of each."""
-    lines = _lines(mask, False)
-    return lines, _counts(lines)
+def numbered(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The number of each True element of a mask in its line, from 1 (int16, 0: is not True), up to
+    the end of the last line; and how many are True before each line, and last in all."""
+    flat = _flat(mask)
+    found: tuple[Tensor, Tensor] = _numbered(flat, _length(flat._type.shape[0]))
+    return found
 
 
-def count_of(counts: Tensor) -> int:
-    """How many elements are True, read by the host from what ``counted_lines`` has counted."""
-    array = counts._array
+def count_of(before: Tensor) -> int:
+    """How many elements are True, read by the host from what ``numbered`` has counted."""
+    array = before._array
     if array.__class__ is DeviceArray:  # without a tensor for the last of them
         return gpu(array.device).read_last(array)
-    return int(counts[-1].item())
+    return int(before[-1].item())
 
 
-def places_in_lines(lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
-    """The places of ``count`` True elements of ``counted_lines``, within a program."""
-    return window(_put_places(lines, counts, count), 0, 0, count)
+def put_places(number: Tensor, before: Tensor, count: Dim) -> Tensor:
+    """The places of the ``count`` True elements of ``numbered``."""
+    if is_empty_size(count):
+        return _no_places(number)
+    found: Tensor = _put_places(number, before, count, _length(number._type.shape[0]))
+    return found
 
 
 def true_elements(x: Tensor, mask: Tensor) -> Tensor:
     """The elements of x where a mask of its shape is True: [count]."""
-    if 0 in mask._type.shape:
-        nothing: Tensor = ops.index(ops.reshape(x, shape=(0,)), true_places(mask))
-        return nothing
-    lines, counts = counted_lines(mask)
-    count = count_of(counts)
-    return _beginning(_put_elements(_lines(x, 0), lines, counts, count), count)
+    flat, count = _flat(x), 0
+    size = flat._type.shape[0]
+    if not is_empty_size(size):
+        number, before = numbered(mask)
+        count = count_of(before)
+    elements: Tensor
+    if count:
+        elements = _put_elements(flat, number, before, count, _length(size))
+    else:
+        elements = ops.index(flat, _no_places(mask))
+    return elements
 
 
-def _lines(x: Tensor, filling: bool | int) -> Tensor:
-    """The elements of x in lines, the last of which is filled up."""
-    size = product(x._type.shape)
-    line = _LONG_LINE if isinstance(size, int) and size >= _MANY else _LINE
-    missing = -size % line
-    if missing.__class__ is int and not missing:
-        made = laid_out(x, (size // line, line))
-        if made is not None:
-            return made
-    flat = ops.reshape(x, shape=(size,))
-    if not equal(missing, 0):
-        rest = ops.full(value=filling, shape=(), dtype=x._type.dtype, device=x._type.device)
-        flat = ops.pad(flat, rest, low=(0,), high=(missing,))
-    lines: Tensor = ops.reshape(flat, shape=((size + missing) // line, line))
-    return lines
+def _length(size: Dim) -> int:
+    """Of the lines that so many elements are numbered in; the same when the last is filled up."""
+    return _LONG_LINE if isinstance(size, int) and -(-size // _LINE) >= _MANY else _LINE
+
+
+def _no_places(x: Tensor) -> Tensor:
+    none: Tensor = ops.full(value=0, shape=(0,), dtype=int64, device=x._type.device)
+    return none
+
+
+def _flat(x: Tensor) -> Tensor:
+    """x in one dimension."""
+    shape = x._type.shape
+    if len(shape) == 1:
+        return x
+    return _reshaped(x, (product(shape),))
+
+
+def _reshaped(x: Tensor, shape: tuple[Dim, ...]) -> Tensor:
+    """x in another shape, by the short way if there is one."""
+    made = laid_out(x, shape)
+    reshaped: Tensor = ops.reshape(x, shape=shape) if made is None else made
+    return reshaped
 
 
 def laid_out(x: Tensor, shape: tuple[Dim, ...]) -> Tensor | None:
-    """The first elements of x in another shape, as a tensor that has the memory to itself; None
-    where they do not lie in order on a GPU, or are recorded.
+    """The elements of x in another shape, as a tensor that has the memory to itself; None where
+    they do not lie in order on a GPU, or are recorded.
 
     What views would do by several operations, where nothing is recorded and nobody sees them.
     """
@@ -151,59 +187,47 @@ def laid_out(x: Tensor, shape: tuple[Dim, ...]) -> Tensor | None:
 
 
 @fused()
-def _counts(lines: Tensor) -> Tensor:
-    """How many True elements there are up to the end of each line."""
-    counts = ops.sum(ops.cast(lines, int32), axes=(1,))
-    result: Tensor = ops.cumsum(ops.cast(counts, int64), axis=0)
-    return result
+def _numbered(mask: Tensor, line: int) -> tuple[Tensor, Tensor]:
+    """``numbered`` in lines of a length."""
+    lines = _lines(mask, line)
+    counts = ops.cast(ops.sum(ops.cast(lines, int32), axes=(1,)), int64)
+    none = ops.full(value=0, shape=(), dtype=int64, device=mask._type.device)
+    before = ops.cumsum(ops.pad(counts, none, low=(1,), high=(0,)), axis=0)
+    number = ops.cumsum(ops.cast(lines, int16), axis=1)
+    number = ops.where(lines, number, ops.full_like(0, number._type))
+    return ops.reshape(number, shape=(product(number._type.shape),)), before
+
+
+def _lines(x: Tensor, line: int) -> Tensor:
+    """The elements of x in lines, the last of which is filled up."""
+    (size,) = x._type.shape
+    missing = -size % line
+    if not equal(missing, 0):
+        rest = ops.full(value=0, shape=(), dtype=x._type.dtype, device=x._type.device)
+        x = ops.pad(x, rest, low=(0,), high=(missing,))
+    lines: Tensor = ops.reshape(x, shape=((size + missing) // line, line))
+    return lines
 
 
 @fused("count")
-def _put_places(lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
-    """The places of so many True elements; others behind them."""
-    height, width = lines._type.shape
-    where: Any = {"dtype": int64, "device": lines._type.device}
-    place = ops.iota(shape=(height * width,), axis=0, **where)
-    return _put(ops.reshape(place, shape=(height, width)), lines, counts, count)
+def _put_places(number: Tensor, before: Tensor, count: Dim, line: int) -> Tensor:
+    place = ops.iota(shape=number._type.shape, axis=0, dtype=int64, device=number._type.device)
+    return _put(place, number, before, count, line)
 
 
 @fused("count")
-def _put_elements(x: Tensor, lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
-    """So many elements of x where lines are True; others behind them."""
-    return _put(x, lines, counts, count)
+def _put_elements(x: Tensor, number: Tensor, before: Tensor, count: Dim, line: int) -> Tensor:
+    return _put(x, number, before, count, line)
 
 
-def _beginning(room: Tensor, count: Dim) -> Tensor:
-    """So many elements, as a tensor of its own: nothing else refers to what is behind them."""
-    made = laid_out(room, (count,))
-    if made is not None:
-        return made
-    kept = window(room, 0, 0, count)
-    if kept._array is None:  # traces give values memory of their own
-        return kept
-    result = Tensor._from_array(kept._array, kept._type)
-    set_tape_value(result, tape_value(kept))
-    return result
-
-
-def _put(x: Tensor, lines: Tensor, counts: Tensor, count: Dim) -> Tensor:
-    shape = lines._type.shape
-    height, width = shape
-    where: Any = {"dtype": int64, "device": lines._type.device}
-    if isinstance(height, int) and height:
-        none = ops.full(value=0, shape=(), **where)
-        earlier = ops.pad(window(counts, 0, 0, height - 1), none, low=(1,), high=(0,))
-    else:  # there may be no line, or is none
-        own = ops.sum(ops.cast(lines, int32), axes=(1,))
-        earlier = ops.sub(counts, ops.cast(own, int64))
-    earlier = ops.expand(ops.reshape(earlier, shape=(height, 1)), shape=shape)
-    within = ops.cast(ops.cumsum(ops.cast(lines, int16), axis=1), int64)
-    number = ops.sub(ops.add(within, earlier), 1)
-    behind = ops.mul(ops.remainder(ops.iota(shape=shape, axis=0, **where), _BEHIND), width)
-    behind = ops.add(ops.add(behind, ops.iota(shape=shape, axis=1, **where)), count)
-    place = ops.where(lines, number, behind)
-    room = ops.full(
-        value=0, shape=(count + _BEHIND * width,), dtype=x._type.dtype, device=x._type.device
-    )
+def _put(x: Tensor, number: Tensor, before: Tensor, count: Dim, line: int) -> Tensor:
+    """The elements of x that have a number."""
+    x, number = _lines(x, line), _lines(number, line)
+    shape = number._type.shape
+    before = ops.reshape(window(before, 0, 0, shape[0]), shape=(shape[0], 1))
+    place = ops.add(ops.expand(before, shape=shape), ops.cast(number, int64))
+    place = ops.sub(place, 1)
+    place = ops.where(ops.gt(number, 0), place, ops.full_like(-1, place._type))
+    room = ops.full(value=0, shape=(count,), dtype=x._type.dtype, device=x._type.device)
     put: Tensor = ops.index_put(room, x, place, mode="over")
     return put

@@ -24,8 +24,8 @@ from flamec.functional.shape import window
 from flamec.functional.sorting import positions_along, sorted_along
 from flamec.functional.true_places import (
     count_of,
-    counted_lines,
-    places_in_lines,
+    numbered,
+    put_places,
     true_places,
 )
 from flamec.fusing import fused
@@ -95,10 +95,10 @@ def _found_in(x: Tensor, in_order: bool, wanted: tuple[bool, bool]) -> Any:
         is_new = _is_new(line)
         return _numbered(line, shape, places, wanted, is_new, true_places(is_new))
     if in_order:
-        line, places, lines, counts = _new_in_order(line)
+        line, places, number, before = _new_in_order(line)
     else:
-        lines, counts = _new_in_lines(line)
-    found = _parts(line, lines, counts, count_of(counts), places, *wanted)
+        number, before = _new_in_lines(line)
+    found = _parts(line, number, before, count_of(before), places, *wanted)
     if not wanted[0]:
         return found
     values, number, *rest = found
@@ -113,15 +113,15 @@ def _new_in_order(line: Tensor) -> tuple[Tensor, ...]:
 
 @fused()
 def _new_in_lines(line: Tensor) -> tuple[Tensor, Tensor]:
-    """Which elements differ from the one before, as ``counted_lines``."""
-    return counted_lines(_is_new(line))
+    """Which elements differ from the one before, ``numbered``."""
+    return numbered(_is_new(line))
 
 
 @fused("count")
 def _parts(
     line: Tensor,
-    lines: Tensor,
-    counts: Tensor,
+    number: Tensor,
+    before: Tensor,
     count: Dim,
     places: Tensor | None,
     inverse: bool,
@@ -129,8 +129,9 @@ def _parts(
 ) -> Any:
     """``_numbered``, of which ``count`` elements are new."""
     shape = line._type.shape
-    is_new = window(ops.reshape(lines, shape=(product(lines._type.shape),)), 0, 0, shape[0])
-    starts = places_in_lines(lines, counts, count)
+    is_new = ops.gt(ops.reshape(number, shape=(product(number._type.shape),)), 0)
+    is_new = window(is_new, 0, 0, shape[0])
+    starts = put_places(number, before, count)
     return _numbered(line, shape, places, (inverse, lengths), is_new, starts)
 
 

@@ -7,6 +7,7 @@ is an IndexError when evaluated.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from flamec.ir.types import TensorType, int32, int64
 if TYPE_CHECKING:
     from flamec.ir.builder import Builder
 
-# any: one of those that meet; over: so, and where none is put nobody looks
+# any: one of those that meet; over: see the operation
 PUT_MODES = ("set", "any", "over", "add", "prod", "amax", "amin")
 
 _ROUNDS = 16  # places hit at most this often are added to all together, one hit a round
@@ -123,8 +124,11 @@ def _evaluate_index_put(
     attributes: Attributes, x: np.ndarray, values: np.ndarray, *indices: np.ndarray
 ) -> np.ndarray:
     mode = attributes["mode"]
-    _check_range("index_put", x, indices)
     result = np.array(x, order="C")
+    if mode == "over":
+        kept = np.logical_and.reduce([index >= 0 for index in indices])
+        values, indices = values[kept], tuple([index[kept] for index in indices])
+    _check_range("index_put", x, indices)
     if not values.size:
         return result
     if mode in ("set", "any", "over"):
@@ -173,8 +177,19 @@ def _index_put_gradient(b: Builder, ctx: DerivativeContext, g: Any) -> list[Any]
             zeros = b.full_like(0, ctx.input_types[1])
             x_gradient = b.index_put(g, zeros, *indices, mode=mode)
     if ctx.needs[1]:
-        values_gradient = b.index(g, *indices)
+        values_gradient = _gradient_over(b, g, indices) if mode == "over" else b.index(g, *indices)
     return [x_gradient, values_gradient, *(None for _ in indices)]
+
+
+def _gradient_over(b: Builder, g: Any, indices: Any) -> Any:
+    """What arrives where values were put; nothing at those with an index that is negative."""
+    zeros = [b.full_like(0, b.type_of(index)) for index in indices]
+    found = b.index(g, *map(b.maximum, indices, zeros), inside=True)
+    type = b.type_of(found)
+    kept = reduce(b.bitwise_and, map(b.ge, indices, zeros))
+    rank = len(b.type_of(kept).shape)
+    kept = b.reshape(kept, shape=(*b.type_of(kept).shape, *(1 for _ in type.shape[rank:])))
+    return b.where(b.expand_to(kept, type.shape), found, b.full_like(0, type))
 
 
 index_put = register(
@@ -188,6 +203,7 @@ index_put = register(
         batch=batching.index_put,
         doc="A copy of x with values put at x[idx0, idx1, …]; equal places combine by mode: set "
         "keeps the last one, any keeps one of them, in whatever order memory is written. over does "
-        "so, too, and what is where nothing was put is not specified.",
+        "so, too, leaves values out that have a negative index, has no other indices that do not "
+        "exist, and does not specify what is where nothing was put.",
     )
 )

@@ -433,13 +433,16 @@ def test_a_gpu_that_is_not_there(simulated: list[SimulatedGpu]) -> None:
         flamec.zeros(1, device="tpu")
 
 
-@pytest.mark.parametrize("shape", [(5000,), (3, 41, 50), (1, 1024), (2048, 2), (0, 7), (7, 1500)])
+@pytest.mark.parametrize(
+    "shape", [(5000,), (3, 41, 50), (1, 1024), (2048, 2), (0, 7), (7, 1500), (3100,)]
+)
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.7, 1.0])
 def test_true_elements_are_found_on_the_device(
     shape: tuple[int, ...], share: float, gpu: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The host reads how many there are, and nothing else."""
     monkeypatch.setattr("flamec.functional.true_places.LEAST_ELEMENTS", 0)
+    monkeypatch.setattr("flamec.functional.true_places._MANY", 4)  # 3100 is filled up to as many
     monkeypatch.setattr("flamec.functional.masking.concrete_array", None)
     rng = np.random.default_rng(0)
     array = np.where(rng.random(shape) < share, rng.standard_normal(shape), 0).astype(np.float32)
