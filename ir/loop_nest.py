@@ -262,6 +262,11 @@ def nest_of(space: GroupSpace, rows: list[Axis], inner: list[Axis]) -> LoopNest:
     return _nest(space, set(), rows, inner)
 
 
+def with_rows_as_lanes(space: GroupSpace, escapes: set[Value], nest: LoopNest) -> LoopNest:
+    """The nest with the same loops whose lanes are rows; Incompatible if there is none."""
+    return _nest(space, escapes, nest.rows, nest.inner, along_rows=True)
+
+
 def _panel_nest(space: GroupSpace, task: Task, escapes: set[Value]) -> LoopNest:
     """The nest of a matrix product: its rows, and its columns inside."""
     assert task.node is not None

@@ -157,6 +157,10 @@ class SideBySideWriter(ProgramWriter):
             length = str(max(1, STRETCH // max(1, within)))
         start = "for (int64_t q = 0; q * FLAMEC_LANES < high - low; q++)"
         before, end, behind = [], [], []
+        if not isinstance(count, int):  # a row that turns out to be short is one stretch
+            long = f"{dim(count)} > {2 * STRETCH}"
+            length = f"{long} ? {length} : flamec_max(1, {dim(loops[0].size)})"
+            start = f"if ({long}) {start}"
         for s in sums:
             acc, total = f"acc_{s.name}[q]", f"sum_{s.name}"
             declarations.append(self._array(s.lane, total))

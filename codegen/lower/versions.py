@@ -18,7 +18,14 @@ from flamec.ir.graph import Value
 from flamec.ir.group_space import GroupSpace
 from flamec.ir.iteration_space import Incompatible
 from flamec.ir.kernel import SIZE_BORDERS, Part
-from flamec.ir.loop_nest import LoopNest, Scope, choose_nest, nest_cost, strips_cost
+from flamec.ir.loop_nest import (
+    LoopNest,
+    Scope,
+    choose_nest,
+    nest_cost,
+    strips_cost,
+    with_rows_as_lanes,
+)
 from flamec.ir.memory_order import accesses, extent
 from flamec.ir.op import OpKind
 from flamec.ir.shape import symbols_of
@@ -26,6 +33,7 @@ from flamec.ir.shape import symbols_of
 TYPICAL = (4, 24, 64, 4096)  # of the classes between the borders
 GAIN = 1.25  # by which a version is estimated to be faster
 WHOLE = 64  # sizes from a vector up to this may have the same loops, but other blocks
+ROW = 16  # a row of few elements that are stored
 LANES = 8  # a row's lanes are folded at its end
 FEW = 64  # the same where a row is hardly more than that
 FEW_APART = 1.5  # where few elements of rows that are not neighbours are loaded
@@ -101,6 +109,8 @@ def _faster(space: GroupSpace, stored: set[Value], general: LoopNest) -> LoopNes
         return general
     if any(scope in _ENDS for scope in nest.scope.values()):
         return general
+    if not nest.scope and _has_few_to_store(space, stored, nest):
+        nest = with_rows_as_lanes(space, stored, nest)
     cost, now = (cost_in_c(space, stored, n) for n in (nest, general))
     return nest if GAIN * cost < now else general
 
@@ -113,6 +123,8 @@ def cost_in_c(space: GroupSpace, stored: set[Value], nest: LoopNest) -> float:
             return nest_cost(space, stored, nest, FEW_APART) / strips_cost(nest)
         return nest_cost(space, stored, nest) + ROWS_SIDE_BY_SIDE
     cost = nest_cost(space, stored, nest)
+    if not nest.scope and few:
+        cost += extent(nest.rows) * ROW
     for task, scope in nest.scope.items():
         if scope is Scope.ROW:
             assert task.node is not None
@@ -123,6 +135,15 @@ def cost_in_c(space: GroupSpace, stored: set[Value], nest: LoopNest) -> float:
             if extent(nest.inner) < SIZE_BORDERS[0]:
                 cost += extent(nest.rows) * WAIT
     return cost
+
+
+def _has_few_to_store(space: GroupSpace, stored: set[Value], nest: LoopNest) -> bool:
+    """Whether a row without folds is a few elements, of which neighbouring rows have each at
+    neighbouring or every second place: an image of twice the size, or pairs."""
+    if not nest.rows or not nest.inner or nest.flat or not _is_few(space, stored, nest):
+        return False
+    found = [address.strides() for address, _ in accesses(space, stored)]
+    return all(steps.get(nest.rows[-1], 0) in (0, 1, 2) for steps in found)
 
 
 def _is_few(space: GroupSpace, stored: set[Value], nest: LoopNest) -> bool:

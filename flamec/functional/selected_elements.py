@@ -93,7 +93,8 @@ def _gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any, ...]:
     lead, sizes = shape[:2], shape[2:]
     counts = ctx.input_types[0].shape[2:]
     windows = zip(sizes, counts, kernel, steps, borders, strict=True)
-    places = [_places(*window) for window in windows]
+    touch = kernel == steps and not any(borders)
+    places = [*counts] if touch else [_places(*window) for window in windows]
     moves = [
         range(-((s - 1 + p) // s), (k - 1 - p) // s + 1)
         for k, s, p in zip(kernel, steps, borders, strict=True)
@@ -119,7 +120,12 @@ def _gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any, ...]:
         total = term if total is None else b.add(total, term)
     whole = tuple(q * s for q, s in zip(places, steps, strict=True))
     total = b.reshape(total, shape=(*lead, *whole))
-    if any(not structurally_equal(size, n) for size, n in zip(sizes, whole, strict=True)):
+    if all(structurally_equal(size, n) for size, n in zip(sizes, whole, strict=True)):
+        return None, total, *(None,) * selecting
+    if touch:  # behind the last windows are elements in none
+        nothing = b.full_like(0, b.type_of(total).with_shape(shape))
+        total = b.slice_update(nothing, total, starts=(0,) * len(shape), steps=(1,) * len(shape))
+    else:
         total = b.slice(total, starts=(0,) * len(shape), sizes=shape, steps=(1,) * len(shape))
     return None, total, *(None,) * selecting
 

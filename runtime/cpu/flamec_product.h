@@ -94,8 +94,10 @@ static void places(int64_t *to, const FlamecLoops *loops, int64_t first, int64_t
 
 /* The indices of places in the order of the places. */
 static void sort(int *order, const int64_t *place, int64_t count) {
-    int other[DEPTH], *from = order, *to = other;
+    int other[DEPTH], *from = order, *to = other, sorted = 1;
     for (int64_t i = 0; i < count; i++) from[i] = (int)i;
+    for (int64_t i = 1; i < count; i++) sorted &= place[i - 1] <= place[i];
+    if (sorted) return; /* as mostly */
     for (int64_t run = 1; run < count; run *= 2) {
         for (int64_t first = 0; first < count; first += 2 * run) {
             const int64_t middle = least(first + run, count), end = least(middle + run, count);

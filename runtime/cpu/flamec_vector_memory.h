@@ -131,7 +131,10 @@ FLAMEC_PARTIAL_BY_COPY(i64)
 #define FLAMEC_STORE_SECOND(t)                                                             \
     FLAMEC_INLINE void flamec_store_second_##t(void *p, v_##t x, int64_t n) {              \
         parts_##t r = {x};                                                                 \
-        for (int64_t i = 0; i < n; i++) ((c_##t *)p)[i * 2] = r.lane[i];                   \
+        if (n >= FLAMEC_LANES)                                                             \
+            for (int i = 0; i < FLAMEC_LANES; i++) ((c_##t *)p)[i * 2] = r.lane[i];        \
+        else                                                                               \
+            for (int64_t i = 0; i < n; i++) ((c_##t *)p)[i * 2] = r.lane[i];               \
     }
 #define FLAMEC_EVERY_SECOND(t) FLAMEC_LOAD_SECOND(t) FLAMEC_STORE_SECOND(t)
 FLAMEC_EVERY_SECOND(f64)

@@ -190,6 +190,56 @@ def test_rows_of_every_second_element_have_a_loop_for_one_vector() -> None:
     assert function.stats.traces == 2
 
 
+def doubled(x):
+    """Each element at two places of two rows: rows of two elements, which are stored."""
+    rows, columns = x.shape
+    return (x[:, None, :, None].expand(-1, 2, -1, 2) * 2).reshape(2 * rows, 2 * columns)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64, np.uint8])
+def test_few_elements_that_are_stored(dtype: type) -> None:
+    """Lanes are rows where neighbouring ones have each element at every second place."""
+    function = flamec.compile(doubled, backend="c", fullgraph=True)
+    fixed = flamec.compile(doubled, backend="c", dynamic=False)
+    for shape in ((4, 7), (3, 5), (0, 3), *itertools.product((1, 5), SIZES), (3, 40)):
+        x = np.random.default_rng(shape[1]).integers(0, 9, shape).astype(dtype)
+        for run in (function, fixed) if shape == (3, 40) else (function,):
+            exact = (2 * x).repeat(2, 0).repeat(2, 1)
+            np.testing.assert_array_equal(run(flamec.from_numpy(x)).numpy(), exact, f"{shape}")
+    assert function.stats.traces == 2
+    (kernel,) = fixed.programs[0].prepared.compiled.kernels
+    assert [part.program.kind for part in kernel.parts] == ["along rows"]
+
+
+def pool_gradients(x):
+    x = x.detach().requires_grad_()
+    image = x[None, None]
+    weights = flamec.arange(1, 1 + (x.shape[0] // 2) * (x.shape[1] // 2)).float()
+    pooled = F.max_pool2d(image, 2), F.avg_pool2d(image, 2)
+    totals = [(y.flatten() * weights).sum() for y in pooled]
+    return tuple(flamec.autograd.grad(total, x)[0] for total in totals)
+
+
+def test_gradients_of_windows_that_touch() -> None:
+    """Elements behind the last whole window get nothing."""
+    function = flamec.compile(pool_gradients, backend="c", fullgraph=True)
+    for shape in ((6, 9), (4, 7), (2, 2), (3, 3), (2, 33), (5, 32), (17, 66), (8, 67)):
+        x = np.random.default_rng(sum(shape)).permutation(shape[0] * shape[1]).reshape(shape)
+        rows, columns = (n // 2 for n in shape)
+        g = np.arange(1, 1 + rows * columns).reshape(rows, 1, columns, 1)
+        parts = x[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2)
+        largest = (parts == parts.max((1, 3), keepdims=True)) * g
+        gradients = function(flamec.from_numpy(x).float())
+        for found, inside in zip(gradients, (largest, g / 4), strict=True):
+            exact = np.zeros(shape)
+            inside = np.broadcast_to(inside, parts.shape).reshape(2 * rows, 2 * columns)
+            exact[: 2 * rows, : 2 * columns] = inside
+            np.testing.assert_array_equal(found.numpy(), exact, f"{shape}")
+    assert function.stats.traces == 2
+    plan = str(function.programs[0].stages["plan"])
+    assert "temporary" not in plan, "they are written where they stay"
+
+
 def _source(function) -> str:
     return function.programs[0].stages["source"]
 

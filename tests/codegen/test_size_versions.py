@@ -121,3 +121,12 @@ def test_positions_of_columns_are_narrow_where_rows_are_few_enough() -> None:
         np.testing.assert_array_equal(least.numpy(), x.min(0))
         np.testing.assert_array_equal(place.numpy(), x.argmin(0))
     assert function.stats.traces == 2
+
+
+def test_columns_of_few_rows_are_added_in_one_piece() -> None:
+    """As they are where their number is known: what long sums need costs short ones nothing."""
+    function = symbolic_program(lambda x: x.var(0))
+    for rows in (129, 200, 256, 257):
+        x = flamec.from_numpy(np.random.default_rng(rows).standard_normal((rows, 40), np.float32))
+        fixed = flamec.compile(lambda x: x.var(0), backend="c", dynamic=False)
+        np.testing.assert_array_equal(function(x).numpy(), fixed(x).numpy(), str(rows))
