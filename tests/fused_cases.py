@@ -280,7 +280,7 @@ def _drawing() -> list[Case]:
         ),
         Case(
             "numbers",
-            lambda x: poisson._numbers(x(4, 6, positive=True, recorded=False) * 8, None),
+            lambda x: poisson._numbers(x(4, 6, positive=True, recorded=False) * 8, 2, None),
         ),
         Case(
             "drawn",

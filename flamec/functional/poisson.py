@@ -33,18 +33,21 @@ def poisson(input: Tensor, generator: Generator | None = None) -> Tensor:
         raise OperationTypeError(f"poisson(): not defined for {dtype.name} (at {user_location()})")
     message = "poisson(): invalid Poisson rate, expected rate to be non-negative"
     rate = ops.cast(required(ops.detach(input), lambda r: r >= 0, message), float64)
-    result: Tensor = ops.cast(_numbers(rate, generator), dtype)
+    numbers = _numbers
+    if rate._type.device.type != "cpu":  # where one program would take half a minute to compile
+        numbers = _numbers.__wrapped__  # type: ignore[attr-defined]
+    result: Tensor = ops.cast(numbers(rate, _ROUNDS, generator), dtype)
     return result
 
 
 @fused()
-def _numbers(rate: Tensor, generator: Generator | None) -> Tensor:
-    """A number for each rate, all float64."""
+def _numbers(rate: Tensor, rounds: int, generator: Generator | None) -> Tensor:
+    """A number for each rate, all float64; of ``rounds`` proposals the first accepted one."""
     shape, device = rate._type.shape, rate._type.device
-    draws = uniform_numbers((2 * _ROUNDS, *shape), float64, device, generator)
+    draws = uniform_numbers((2 * rounds, *shape), float64, device, generator)
     first = ops.reshape(_row(draws, 0), shape=shape)
     few = _inverted(ops.minimum(rate, _SMALL), first)
-    many = _accepted(ops.maximum(rate, _SMALL), draws)
+    many = _accepted(ops.maximum(rate, _SMALL), draws, rounds)
     chosen: Tensor = ops.where(ops.lt(rate, _SMALL), few, many)
     return chosen
 
@@ -68,7 +71,7 @@ def _inverted(rate: Tensor, u: Tensor) -> Tensor:
     return count
 
 
-def _accepted(rate: Tensor, draws: Tensor) -> Tensor:
+def _accepted(rate: Tensor, draws: Tensor, rounds: int) -> Tensor:
     """Transformed rejection with squeeze: Hörmann, "The transformed rejection method for
     generating Poisson random variables", Insurance: Mathematics and Economics 12, 1993, PTRS."""
     b = ops.add(ops.mul(ops.sqrt(rate), 2.53), 0.931)
@@ -77,7 +80,7 @@ def _accepted(rate: Tensor, draws: Tensor) -> Tensor:
     squeeze = ops.sub(0.9277, ops.div(3.6224, ops.sub(b, 2.0)))
     log_rate = ops.log(rate)
     result: Tensor = ops.floor(rate)
-    for number in reversed(range(_ROUNDS)):  # so that the first round that accepts is the last
+    for number in reversed(range(rounds)):  # so that the first round that accepts is the last
         u = ops.sub(_row(draws, 2 * number), 0.5)
         v = _row(draws, 2 * number + 1)
         edge = ops.sub(0.5, ops.abs(u))
