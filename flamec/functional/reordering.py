@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flamec.dispatch import apply_named
-from flamec.errors import OperationError, user_location
+from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import listed
 from flamec.functional.dimensions import dimension, dimensions, sequence, size
 from flamec.functional.places import is_python_int
@@ -21,6 +21,8 @@ from flamec.tensor import Tensor
 def flip(input: Tensor, *dims: Any) -> Tensor:
     """A copy with the order along ``dims`` reversed."""
     shape = input._type.shape
+    if not dims:
+        raise OperationTypeError(f"flip(): missing argument 'dims' (at {user_location()})")
     axes = dimensions("flip", sequence(dims), len(shape))
     if not shape:
         return clone(input)

@@ -34,7 +34,7 @@ from flamec.functional.reduction import Dims, axes_of, count_of, fold
 from flamec.functional.unary import as_floating
 from flamec.fusing import fused
 from flamec.ir.shape import Dim, equal
-from flamec.ir.types import DType, float64, int64
+from flamec.ir.types import DType, bool_, float64, int64
 from flamec.state import thread
 from flamec.tensor import Tensor
 from flamec.values import concrete_array, required
@@ -250,6 +250,8 @@ def cov(
 
     ``fweights``: how often each observation counts (integers); ``aweights``: its importance.
     """
+    if input._type.dtype is bool_:
+        raise OperationTypeError(f"cov(): not defined for bool (at {user_location()})")
     source = as_floating("cov", input)
     if source.ndim > 2:
         raise OperationError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from flamec.errors import OperationError, user_location
 from flamec.functional import (
     adaptive_pooling,
     linear,
@@ -19,6 +20,7 @@ from flamec.functional import dropout as dropouts
 from flamec.functional import softmax as softmaxes
 from flamec.functional.arguments import public
 from flamec.functional.autocasting import FLOAT32, autocasts
+from flamec.functional.promotion import require_tensor
 from flamec.functional.reordering import flip
 from flamec.tensor import Tensor
 
@@ -122,5 +124,10 @@ def inverse(input: Tensor) -> Tensor:
 @public
 def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
     """The powers of a vector's elements, in columns from the highest to 0 unless ``increasing``."""
+    if require_tensor("vander", "x", x).ndim != 1:
+        raise OperationError(
+            f"vander(): x must be a one-dimensional tensor, got {x.ndim} dimensions; "
+            f"linalg.vander takes any (at {user_location()})"
+        )
     powers = matrix_functions.vander(x, N=N)
     return powers if increasing else flip(powers, (-1,))
