@@ -1,11 +1,10 @@
-"""Arithmetic in place on a GPU, straight into the tensor's memory, and numbers stored there.
+"""Arithmetic in place on a GPU, straight into the tensor's memory.
 
 In: a function of two operands, such as ``add``, and the operands, of which the first is to receive
 the result. Out: whether it has; if not, nothing has happened, and the caller computes into new
 memory and stores that (``dispatch.write``), with all checks and errors. Invariant: the kernel reads
 and writes each element of the tensor at one place, and no other operand shares memory with it,
-unless all of it in the same order. A number is stored by a fill of the driver where elements lie
-side by side.
+unless all of it in the same order.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flamec.device_array import DeviceArray
 from flamec.errors import user_location
 from flamec.functional import arithmetic
-from flamec.functional.promotion import constant, is_number, result_dtype, scalar_of
-from flamec.gpu import filling_word, gpu_of
+from flamec.functional.promotion import constant, is_number, result_dtype
 from flamec.ir.op import Op, lookup
 from flamec.state import process, thread
 from flamec.tensor import Tensor
@@ -91,7 +89,7 @@ def _direct_unary(op: Op) -> Direct:
             return False
         if thread.grad_enabled and may_be_tracked(target):
             return False
-        call = _gpu_eager().met(op, (target,))
+        call = _gpu_eager().call_of(op, (target,))
         if call is None or not call.run_into([target._array], target._array):
             return False
         note_write(target)
@@ -172,7 +170,7 @@ def _computed(op: Op, target: Tensor, other: Any, alpha: float | None) -> EagerC
         inputs.append(factor)
         call = arithmetic.with_factor_call(op.name, target, other, factor, dtype)
     elif other._type.dtype is dtype and (other._type.shape or not dtype.is_half):
-        call = _gpu_eager().met(op, inputs)
+        call = _gpu_eager().call_of(op, inputs)
     else:
         computed = dtype if other._type.shape and type.shape else dtype.compute
         call = arithmetic.converted_call(op.name, target, other, computed)
@@ -193,35 +191,3 @@ def may_be_tracked(tensor: Tensor) -> bool:
     """Whether the tensor, or what it is a view of, may take part in autograd."""
     storage = tensor._storage
     return tensor._requires_grad or tensor._value is not None or storage.value is not None
-
-
-# numbers ------------------------------------------------------------------------------------
-_words: dict[Any, tuple[int, int] | None] = {}  # None: the driver repeats no words so wide
-_MOST_WORDS = 4096
-_NUMBERS = frozenset((bool, int, float))
-
-
-def filled(target: Tensor, value: Any) -> bool:
-    """Store a number if that is one fill; RuntimeError if the dtype has no such number."""
-    array, kind = target._array, value.__class__
-    if array.__class__ is not DeviceArray or kind not in _NUMBERS or not array.c_contiguous:
-        return False
-    if thread.trace is not None or process.recorder is not None:
-        return False
-    if thread.grad_enabled and may_be_tracked(target):
-        return False
-    dtype = target._type.dtype
-    key = value or repr(value), kind, dtype  # 0.0 and -0.0 are equal
-    if key not in _words:
-        scalar_of(value, target)
-        if len(_words) >= _MOST_WORDS:
-            _words.clear()
-        _words[key] = filling_word(constant(value, dtype)._array)
-    word = _words[key]
-    if word is None or array.address % word[1]:
-        return False
-    nbytes = array.nbytes
-    if nbytes:
-        gpu_of(array).runtime.fill(array.address, word[0], nbytes, word[1])
-    note_write(target)
-    return True

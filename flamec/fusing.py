@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -95,42 +96,59 @@ def fused(*dimensions: str, kernels: tuple[str, ...] = ()) -> Callable[[F], F]:
 
 
 class InPlace:
-    """A function that writes to its first argument and returns nothing, as one program.
+    """A function that writes to its first argument, as one program.
 
     ``function`` does the same operation by operation. Called, it says whether the program has run;
     if not, nothing was done, and the caller does it in another way, with all checks and errors.
     The program writes where the tensor lies, so that needs no more memory than the tensor has.
+    ``on_cpu``: whether that is worth a program on the CPU, too.
     """
 
-    def __init__(self, function: Callable[..., None], dimensions: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        function: Callable[..., object],
+        dimensions: tuple[str, ...] = (),
+        on_cpu: bool = True,
+    ) -> None:
         self.composite = Composite(function, dimensions)
+        self._least_on_cpu = _LEAST_ON_CPU if on_cpu else math.inf
 
     def __call__(self, target: Tensor, *args: Any, **kwargs: Any) -> bool:
         array = target._array
         if thread.trace is not None or array is None:
             return False
         if array.__class__ is not DeviceArray and (
-            array.size < _LEAST_ON_CPU or not array.flags.c_contiguous or not array.flags.writeable
+            array.size < self._least_on_cpu
+            or not array.flags.c_contiguous
+            or not array.flags.writeable
         ):
             return False
         return find(self.composite, (target, *args), kwargs) is not None
 
 
-def in_place(function: Any, store: Callable[[Tensor, Tensor], Any]) -> InPlace | None:
-    """The form of a function declared with ``fused`` whose result is put into its first argument.
-
-    None for other functions. ``store`` puts the result there.
-    """
+def in_place(function: Callable[..., Any], store: Callable[[Tensor, Tensor], Any]) -> InPlace:
+    """The form of a function whose result is put into its first argument by ``store``: on a GPU one
+    program, on the CPU of functions that are ones without that."""
     composite: Composite | None = getattr(function, "composite", None)
-    if composite is None:
-        return None
 
-    @functools.wraps(composite.function)
+    @functools.wraps(function if composite is None else composite.function)
     def stored(target: Tensor, *args: Any, **kwargs: Any) -> None:
         store(target, function(target, *args, **kwargs))
 
-    stored.__name__ = f"{composite.name}_"
-    return InPlace(stored, tuple(name for name, _ in composite.dimensions))
+    dimensions = () if composite is None else tuple(name for name, _ in composite.dimensions)
+    stored.__name__ = f"{stored.__name__.strip('_')}_"
+    return InPlace(stored, dimensions, on_cpu=composite is not None)
+
+
+def into(function: Callable[..., Any], store: Callable[[Tensor, Any], Any]) -> InPlace:
+    """The form of a function on a GPU whose result is put by ``store`` into an argument before the
+    function's own."""
+
+    def stored(target: Tensor, *args: Any, **kwargs: Any) -> None:
+        store(target, function(*args, **kwargs))
+
+    stored.__name__ = function.__name__
+    return InPlace(stored, on_cpu=False)
 
 
 class _Calls(threading.local):

@@ -106,12 +106,16 @@ def layouts(arrays: Iterable[DeviceArray]) -> list[Any]:
     ]
 
 
-def met(op: Op, inputs: Sequence[Tensor]) -> EagerCall | None:
-    """The call of an operation without attributes that operands of these types had before."""
+def call_of(op: Op, inputs: Sequence[Tensor]) -> EagerCall | None:
+    """The call of an operation without attributes, of which no result is computed yet; None where
+    an operand has gaps or an odd address."""
     calls = _calls.of_thread
     if calls.precision is not process.float32_precision:
         calls.follow(process.float32_precision)
-    return calls.known.get((op, *[t._type._number or t._type.number for t in inputs]))
+    call = calls.known.get((op, *[t._type._number or t._type.number for t in inputs]))
+    if call is not None or any(layouts([t._array for t in inputs])):
+        return call
+    return _bound(op, {}, inputs, op.infer_types(tuple([t._type for t in inputs]), {}))
 
 
 def run(
@@ -133,6 +137,14 @@ def run(
     if op.kind is OpKind.HOST:
         host = [here.download(array) for array in arrays]
         return tuple([here.upload(r) for r in run_op(op, attributes, host, types)])
+    return _bound(op, attributes, inputs, types).run(arrays)
+
+
+def _bound(
+    op: Op, attributes: Attributes, inputs: Sequence[Tensor], types: tuple[TensorType, ...]
+) -> EagerCall:
+    """The call for tensors of these types that lie as these do; see ``run_known``."""
+    arrays: list[DeviceArray] = [t._array for t in inputs]
     key: Any = (op, *[t._type.number for t in inputs])
     if attributes:
         key = (key, *exact_key(attributes.values()))
@@ -144,8 +156,8 @@ def run(
     if call is None:
         if len(known) >= _MOST_CALLS:
             known.clear()
-        call = known[key] = bind(here, op, attributes, arrays, types)
-    return call.run(arrays)
+        call = known[key] = bind(gpu(types[0].device), op, attributes, arrays, types)
+    return call
 
 
 def view(

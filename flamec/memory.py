@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from flamec import layout
-from flamec.arithmetic_in_place import filled
 from flamec.conversion import on_device
 from flamec.copying import deepcopy, reduce_ex, shallow_copy
 from flamec.device_array import DeviceArray
@@ -49,6 +48,7 @@ from flamec.ir.types import DType, TensorType
 from flamec.memory_format import last_channels, strided
 from flamec.pinning import pin_memory
 from flamec.state import no_grad, thread
+from flamec.stored_in_place import copied, filled
 from flamec.tape import tape_value
 from flamec.tensor import Size, Tensor
 from flamec.traced_leaves import cut_off
@@ -59,6 +59,8 @@ from flamec.values import concrete_array
 def copy_(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
     """Store ``src``, broadcast and converted, in the tensor."""
     require_tensor("copy_", "src", src)
+    if copied(self, src):
+        return self
     value = tensor_builder.cast(on_device(src, self._type.device, non_blocking), self._type.dtype)
     return write(self, fit(value, self._type.shape, "the source"), "copy_")
 

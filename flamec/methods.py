@@ -140,12 +140,13 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
 
     function = without_autocast(function)
     keeps_operand = function in _SAVING_NO_OPERAND
-    direct = _direct(name, function)
+    ways = _short_ways(name, function)
 
     @functools.wraps(function)
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if direct is not None and direct(self, *args, **kwargs):
-            return self
+        for way in ways:
+            if way(self, *args, **kwargs):
+                return self
         source = self if keeps_operand else old_value(self, (*args, *kwargs.values()))
         return replace_contents(name, self, function(source, *args, **kwargs))
 
@@ -154,13 +155,11 @@ def in_place(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor
     return method
 
 
-def _direct(name: str, function: Callable[..., Tensor]) -> Callable[..., bool] | None:
-    """What tries to compute a function into its first argument's memory; None if nothing does."""
-    return (
-        _DIRECT.get(function)
-        or direct_form(function)
-        or fusing.in_place(function, lambda target, result: replace_contents(name, target, result))
-    )
+def _short_ways(name: str, function: Callable[..., Tensor]) -> list[Callable[..., bool]]:
+    """What tries to compute a function into its first argument's memory."""
+    program = fusing.in_place(function, functools.partial(replace_contents, name))
+    direct = _DIRECT.get(function) or direct_form(function)
+    return [program] if direct is None else [direct, program]
 
 
 _DIRECT: Mapping[Callable[..., Tensor], Callable[..., bool]] = {
@@ -246,11 +245,12 @@ def _reflected(function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
 def _updating(name: str, function: Callable[..., Tensor]) -> Callable[[Tensor, Any], Any]:
     function = without_autocast(function)
     keeps_operand = function in _SAVING_NO_OPERAND
-    direct = _direct(name, function)
+    ways = _short_ways(name, function)
 
     def operator(self: Tensor, other: Any) -> Any:
-        if direct is not None and direct(self, other):
-            return self
+        for way in ways:
+            if way(self, other):
+                return self
         other = _operand(other)
         if other is NotImplemented:
             return NotImplemented

@@ -19,10 +19,32 @@ _BY_SIZE: dict[int, DType] = {1: int8, 2: int16, 4: int32, 8: int64}
 
 _programs: dict[tuple[int, int, int], Any] = {}
 _lock = held_in_forks(threading.Lock())
+_MOST_BOUND = 4096
+
+
+class _Bound(threading.local):
+    """A thread's programs for arrays that lie in one way."""
+
+    def __init__(self) -> None:
+        self.known: dict[Any, Any] = {}
+
+
+_bound = _Bound()
 
 
 def run(gpu: Gpu, target: DeviceArray, source: DeviceArray) -> None:
     """Copy; the arrays have one shape, not empty, and one dtype, and do not overlap."""
+    known = _bound.known
+    key = gpu, target.shape, target.strides, source.strides, target.dtype.itemsize
+    bound = known.get(key)
+    if bound is None:
+        if len(known) >= _MOST_BOUND:
+            known.clear()
+        bound = known[key] = _bind(gpu, target, source)
+    bound.launch((source.address, target.address))
+
+
+def _bind(gpu: Gpu, target: DeviceArray, source: DeviceArray) -> Any:
     itemsize = target.dtype.itemsize
     dims = joined(target.shape, target.strides, source.strides)
     program = _program(gpu, len(dims), itemsize)
@@ -31,9 +53,7 @@ def run(gpu: Gpu, target: DeviceArray, source: DeviceArray) -> None:
         *(t // itemsize for _, t, _ in dims),
         *(s // itemsize for _, _, s in dims),
     )
-    bound = program.bind(sizes)
-    bound.addresses[0], bound.addresses[1] = source.address, target.address
-    bound()
+    return program.bind(sizes)
 
 
 def joined(shape: Shape, *strides: Shape) -> list[tuple[int, ...]]:

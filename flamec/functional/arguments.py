@@ -16,6 +16,7 @@ from flamec import gpu
 from flamec.dispatch import tensor_builder, write
 from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.promotion import can_cast
+from flamec.fusing import into
 from flamec.ir.shape import format_shape, structural_key
 from flamec.ir.types import CPU, Device, DType, bool_, float64, int64
 from flamec.state import thread
@@ -29,6 +30,8 @@ _NUMPY_NAMES = (("axis", "dim"), ("keepdims", "keepdim"))
 def public(function: F) -> F:
     """``function`` with ``out=`` and with NumPy's names for dim and keepdim."""
 
+    program = into(function, functools.partial(_stored, function.__name__))
+
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if not kwargs:
@@ -37,6 +40,8 @@ def public(function: F) -> F:
         for foreign, own in _NUMPY_NAMES:
             if foreign in kwargs:
                 kwargs[own] = kwargs.pop(foreign)
+        if isinstance(out, Tensor) and program(out, *args, **kwargs):
+            return out
         result = function(*args, **kwargs)
         return result if out is None else store(function.__name__, result, out)
 
@@ -66,6 +71,10 @@ def listed(name: str) -> Callable[[F], F]:
         return made
 
     return declare
+
+
+def _stored(name: str, out: Tensor, result: Any) -> None:
+    store(name, result, out)
 
 
 def store(name: str, result: Any, out: Any) -> Any:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from flamec.arithmetic_in_place import filled
 from flamec.conversion import as_tensor, constant_array, on_device
 from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import OperationError, OperationTypeError, user_location
@@ -34,6 +33,7 @@ from flamec.ir.broadcasting import broadcast_shapes
 from flamec.ir.shape import Dim, equal, format_shape, structurally_equal
 from flamec.ir.types import bool_
 from flamec.state import thread
+from flamec.stored_in_place import copied, filled
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
 
@@ -233,7 +233,7 @@ def _assign(self: Tensor, index: Any, value: Any) -> None:
         if not put_in_place(self, source, *plain):
             _put(self, source, *plain)
         return
-    if view is not None and filled(view, value):
+    if view is not None and (copied if isinstance(value, Tensor) else filled)(view, value):
         return
     if is_number(value) and is_whole_mask(self, index):
         source = _assigned(self, value)

@@ -13,7 +13,7 @@ from typing import Any
 
 from flamec.dispatch import apply, tensor_builder
 from flamec.errors import OperationTypeError, user_location
-from flamec.functional.arguments import public, store
+from flamec.functional.arguments import public
 from flamec.functional.autocasting import FLOAT32, autocasts
 from flamec.functional.primitives import narrowed, ops, widened
 from flamec.functional.promotion import constant, float_dtype, require_tensor
@@ -44,13 +44,16 @@ def _declare(name: str, doc: str, prepare: Callable[[str, Any], Tensor], primiti
     op = lookup(primitive)
 
     def function(input: Tensor, *, out: Tensor | None = None) -> Tensor:
+        if out is not None:
+            return with_out(input, out=out)
         if not isinstance(input, Tensor) or input._type.dtype.kind != "float":
             input = prepare(name, input)
         result: Tensor = apply(op, (input,), _NO_ATTRIBUTES)
-        return result if out is None else store(name, result, out)
+        return result
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
+    with_out = public(function)
     made: Any = function
     made.primitive = op  # which is all that it does to floating-point numbers
     return function
@@ -112,6 +115,8 @@ fix = trunc
 
 def neg(input: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The negative. RuntimeError for bool."""
+    if out is not None:
+        return _neg_with_out(input, out=out)
     require_tensor("neg", "input", input)
     if input._type.dtype.kind == "bool":
         raise OperationTypeError(
@@ -119,9 +124,10 @@ def neg(input: Tensor, *, out: Tensor | None = None) -> Tensor:
             f"(at {user_location()})"
         )
     result: Tensor = tensor_builder.neg(input)
-    return result if out is None else store("neg", result, out)
+    return result
 
 
+_neg_with_out = public(neg)
 _NEG: Any = neg
 _NEG.primitive = lookup("neg")
 
