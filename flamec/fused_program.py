@@ -13,7 +13,6 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flamec import random
 from flamec.ir.batching import BatchBuilder, Operand
 from flamec.ir.builder import Builder, GraphBuilder
 from flamec.ir.evaluate import concrete_attributes
@@ -29,7 +28,7 @@ from flamec.size_oracle import ShapeGuard
 from flamec.sources import InputSource
 from flamec.state import set_grad_enabled, thread
 from flamec.structures import Structure, flatten
-from flamec.tensor import Tensor
+from flamec.tensor import Tensor, is_generator_state
 from flamec.trace import Trace
 
 
@@ -148,8 +147,7 @@ def _program(trace: _FunctionTrace, result: Any, name: str) -> FusedProgram:
     for source in trace.sources[count:]:
         tensor = source.tensor
         if tensor is None or (
-            tensor._storage not in trace.constants
-            and tensor is not random.generator_of(tensor.device).state
+            tensor._storage not in trace.constants and not is_generator_state(tensor, default=True)
         ):
             raise NotFusable("it reads a tensor that is no argument")
         captured.append(tensor)

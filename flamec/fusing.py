@@ -117,13 +117,16 @@ class InPlace:
         array = target._array
         if thread.trace is not None or array is None:
             return False
-        if array.__class__ is not DeviceArray and (
-            array.size < self._least_on_cpu
-            or not array.flags.c_contiguous
-            or not array.flags.writeable
-        ):
+        if array.__class__ is DeviceArray:
+            if not array.c_contiguous and 0 in array.strides:  # elements share a place
+                return False
+        elif array.size < self._least_on_cpu or not _is_plain(array.flags):
             return False
         return find(self.composite, (target, *args), kwargs) is not None
+
+
+def _is_plain(flags: Any) -> bool:
+    return flags.c_contiguous and flags.writeable
 
 
 def in_place(function: Callable[..., Any], store: Callable[[Tensor, Tensor], Any]) -> InPlace:

@@ -141,7 +141,13 @@ def _concrete_state(generator: Generator, what: str) -> np.ndarray:
     return concrete_array(generator.state, what)
 
 
-default_generator = Generator()
+def _default(generator: Generator) -> Generator:
+    """The default generator of its device, from which programs may draw unasked."""
+    generator.state.__dict__["_generator"] = "default"
+    return generator
+
+
+default_generator = _default(Generator())
 _gpu_generators: dict[Device, Generator] = {}
 
 
@@ -153,7 +159,7 @@ def generator_of(device: Device) -> Generator:
     if known is None:
         trace, thread.trace = thread.trace, None  # its state is not part of the program
         try:
-            known = _gpu_generators[device] = Generator(device)
+            known = _gpu_generators[device] = _default(Generator(device))
             known.manual_seed(_seed_of_all)
         finally:
             thread.trace = trace
@@ -289,12 +295,18 @@ def uniform_numbers(
 def _uniform_numbers(shape: tuple[Dim, ...], dtype: DType, state: Tensor) -> Tensor:
     if dtype is float64:
         words = _words((2, *shape), state)
-        high = ops.cast(_top_bits(_part(words, 0), 27), float64)
-        low = ops.cast(_top_bits(_part(words, 1), 26), float64)
+        return _in_unit(dtype, _part(words, 0), _part(words, 1))
+    return _in_unit(dtype, _words(shape, state))
+
+
+def _in_unit(dtype: DType, words: Tensor, lower: Tensor | None = None) -> Tensor:
+    """Numbers in [0, 1) of words, of two each for float64."""
+    if lower is not None:
+        high = ops.cast(_top_bits(words, 27), float64)
+        low = ops.cast(_top_bits(lower, 26), float64)
         return ops.mul(ops.add(ops.mul(high, 2.0**26), low), 2.0**-53)
     bits = _MANTISSA_BITS[dtype]
-    words = _top_bits(_words(shape, state), bits)
-    return ops.cast(ops.mul(ops.cast(words, float32), 2.0**-bits), dtype)
+    return ops.cast(ops.mul(ops.cast(_top_bits(words, bits), float32), 2.0**-bits), dtype)
 
 
 def _top_bits(words: Tensor, count: int) -> Tensor:
@@ -331,9 +343,16 @@ def normal_numbers(
 
 def _normal_numbers(shape: tuple[Dim, ...], dtype: DType, state: Tensor) -> Tensor:
     compute = dtype.compute
-    pairs = _uniform_numbers((2, *shape), compute, state)
-    radius = ops.sqrt(ops.mul(ops.log(ops.sub(1.0, _part(pairs, 0))), -2.0))
-    angle = ops.mul(_part(pairs, 1), 2.0 * math.pi)
+    if state._type.device.type == "cpu":
+        pairs = _uniform_numbers((2, *shape), compute, state)
+        first, second = _part(pairs, 0), _part(pairs, 1)
+    else:  # parts of words, which so need no memory
+        wide = compute is float64
+        words = _words((4 if wide else 2, *shape), state)
+        rows = [_part(words, i) for i in range(4 if wide else 2)]
+        first, second = _in_unit(compute, *rows[::2]), _in_unit(compute, *rows[1::2])
+    radius = ops.sqrt(ops.mul(ops.log(ops.sub(1.0, first)), -2.0))
+    angle = ops.mul(second, 2.0 * math.pi)
     return ops.cast(ops.mul(radius, ops.cos(angle)), dtype)
 
 
@@ -345,6 +364,19 @@ def _draw(
     return draw(state, shape, dtype, normal, scale)
 
 
+def state_for_program(shape: Shape, device: Device, generator: Generator | None) -> Tensor | None:
+    """The state that a program which draws is given in eager mode on a GPU, as its first operand or
+    behind the tensor that it changes; None where a draw is none."""
+    if device.type == "cpu" or thread.trace is not None or 0 in shape:
+        return None
+    return _state_of(generator, device)
+
+
+def numbers_of(state: Tensor, shape: Shape, dtype: DType, normal: bool) -> Tensor:
+    """Uniform or standard normal numbers of a generator with this state, which goes on."""
+    return (_normal_numbers if normal else _uniform_numbers)(tuple(shape), dtype, state)
+
+
 def _is_program(state: Tensor, shape: tuple[Dim, ...]) -> bool:
     """Whether a draw in eager mode is one program that is given the generator's state."""
     return thread.trace is None and state._array.__class__ is DeviceArray and 0 not in shape
@@ -353,7 +385,7 @@ def _is_program(state: Tensor, shape: tuple[Dim, ...]) -> bool:
 def _drawn(
     state: Tensor, shape: tuple[Dim, ...], dtype: DType, normal: bool, scale: Tensor | None
 ) -> Tensor:
-    numbers = (_normal_numbers if normal else _uniform_numbers)(shape, dtype, state)
+    numbers = numbers_of(state, shape, dtype, normal)
     return numbers if scale is None else ops.mul(numbers, scale)
 
 

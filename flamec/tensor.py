@@ -372,9 +372,10 @@ class RuntimeNumber(Tensor):
         return tensor
 
 
-def is_generator_state(tensor: Tensor) -> bool:
-    """Whether a tensor is the state of a generator of random numbers."""
-    return "_generator" in tensor.__dict__
+def is_generator_state(tensor: Tensor, default: bool = False) -> bool:
+    """Whether a tensor is the state of a generator of random numbers; of a device's default one."""
+    kind = tensor.__dict__.get("_generator")
+    return kind == "default" if default else kind is not None
 
 
 _NO_DATA = np.empty(0, np.float32)

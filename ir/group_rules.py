@@ -200,7 +200,10 @@ def _random(space: GroupSpace, task: Task) -> Dims:
     assert state.address is not None
     state.dims = []
     space.operands[task] = [state]
-    space.positions[task] = _address(dense(task.results[0].type.shape), dims)
+    assert task.node is not None
+    words = _address(dense(task.results[0].type.shape), dims)
+    start = task.node.attributes.get("start", 0)
+    space.positions[task] = Address(words.offset + start, words.terms)
     return dims
 
 

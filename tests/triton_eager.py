@@ -91,6 +91,14 @@ def _set(key: Any, value: Callable[[Any, Any], Any]) -> Case:
     return lambda x, y: x.__setitem__(key, value(x, y))
 
 
+def _seeded(draw: Case) -> Case:
+    def seeded(x: Any, y: Any) -> Any:
+        flamec.manual_seed(3)
+        return draw(x, y)
+
+    return seeded
+
+
 ALL = slice(None)
 READS: dict[str, Case] = {
     "columns": lambda x, y: x[:, 1:] + 1,
@@ -111,6 +119,22 @@ READS: dict[str, Case] = {
     "running sum": lambda x, y: x[:, 1:].cumsum(1),
     "product": lambda x, y: x[:, 2:10] @ y[1:9, 1:],
 }
+DRAWS: dict[str, Case] = {
+    "uniform": lambda x, y: flamec.rand_like(x),
+    "normal": lambda x, y: flamec.randn_like(x) + flamec.rand_like(x),  # the state has gone on
+    "normal float64": lambda x, y: flamec.randn_like(x.double()) + flamec.rand_like(x),
+    "normal of tensors": lambda x, y: flamec.normal(x, y.abs()),
+    "successes": lambda x, y: flamec.bernoulli(y.abs().clamp(0, 1)),
+    "normal_": lambda x, y: x.normal_(1, 3),
+    "uniform_ of a part": lambda x, y: x[:, 1::2].uniform_(-2, 3).clone(),
+    "uniform_ float64": lambda x, y: x.double().uniform_(-2, 3),
+    "exponential_": lambda x, y: x.exponential_(2.0),
+    "cauchy_": lambda x, y: x.cauchy_(1, 2).clamp(-9, 9),
+    "geometric_": lambda x, y: x.geometric_(0.3),
+    "bernoulli_": lambda x, y: x.to(flamec.bfloat16).bernoulli_(0.3).float(),
+    "dropout": lambda x, y: flamec.nn.functional.dropout(x, 0.4),
+}
+READS |= {name: _seeded(draw) for name, draw in DRAWS.items()}
 CHANGES: dict[str, Case] = {
     "scaled": lambda x, y: x[:, ::2].mul_(2),
     "scaled by the operator": _set((ALL, slice(None, None, 2)), lambda x, y: x[:, ::2] * 2),

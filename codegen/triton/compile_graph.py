@@ -50,6 +50,7 @@ from flamec.ir.passes.lower_attention import has_kernel, lower_attention
 from flamec.ir.passes.lower_convolutions import lower_convolutions
 from flamec.ir.passes.manager import Pass
 from flamec.ir.passes.normalize_contractions import normalize_contractions
+from flamec.ir.passes.part_random_bits import part_random_bits
 from flamec.ir.passes.segment_products import segment_products
 from flamec.ir.passes.stack_gradients import stack_gradients
 from flamec.ir.passes.widen_half_products import widen_half_sums
@@ -130,6 +131,7 @@ def last_passes(options: CodegenOptions) -> tuple[Pass, ...]:
             partial(lower_attention, takes=has_kernel),
             "what attention is left has a kernel",
         ),
+        Pass("part_random_bits", part_random_bits, "parts of random words need no memory"),
         Pass("stack_gradients", stack_gradients, "gradients side by side are written there"),
         Pass("join_borders", join_borders, "pieces of an array are written where they belong"),
         *(() if options.strict else (dots,)),

@@ -21,12 +21,13 @@ from flamec.functional.arguments import public
 from flamec.functional.creation import Options
 from flamec.functional.dimensions import size as one_size
 from flamec.functional.dimensions import sizes
-from flamec.functional.primitives import narrowed, ops
+from flamec.functional.drawn_values import replaced, scaled, values_of
+from flamec.functional.primitives import ops
 from flamec.functional.promotion import is_number, plain_number, require_tensor
 from flamec.functional.sorting import argsort
 from flamec.ir.broadcasting import broadcast_shapes
 from flamec.ir.shape import Dim, less
-from flamec.ir.types import CPU, Device, DType, int64
+from flamec.ir.types import CPU, DType, int64
 from flamec.random import (
     Generator,
     integer_numbers,
@@ -204,7 +205,7 @@ def normal(
             settings.device,
             generator,
         )
-        return settings.finished(_scaled(numbers, std, mean))
+        return settings.finished(scaled(numbers, std, mean))
     for parameter in tensors:
         _floating("normal", parameter._type.dtype)
     if isinstance(std, Tensor):
@@ -212,27 +213,12 @@ def normal(
         std = required(ops.detach(std), lambda s: s >= 0, message)
     shape = broadcast_shapes(*(t._type.shape for t in tensors))
     first = tensors[0]._type
-    numbers = normal_numbers(shape, first.dtype, first.device, generator)
-    return _scaled(numbers, *(_parameter(x, first.dtype) for x in (std, mean)))
+    scale = [_parameter(x, first.dtype) for x in (std, mean)]
+    return values_of(first.with_shape(shape), True, first.dtype, generator, "scaled", *scale)
 
 
 def _parameter(value: Any, dtype: DType) -> Any:
     return ops.cast(ops.detach(value), dtype) if isinstance(value, Tensor) else value
-
-
-def _scaled(numbers: Tensor, factor: Any, term: Any) -> Tensor:
-    """``numbers * factor + term``."""
-    if is_number(factor) and is_number(term) and factor == 1 and term == 0:
-        return numbers
-    return ops.add(ops.mul(numbers, factor), term)
-
-
-def _successes(
-    probability: Any, shape: Sequence[Dim], dtype: DType, device: Device, generator: Any
-) -> Tensor:
-    """1 with the given probability, else 0."""
-    uniform = uniform_numbers(shape, dtype.compute, device, generator)
-    return ops.lt(uniform, probability)
 
 
 @public
@@ -250,9 +236,7 @@ def bernoulli(
     else:
         probability = _checked_probability("bernoulli", p)
     kind = dtype if dtype.is_floating_point else process.default_dtype
-    return ops.cast(
-        _successes(probability, input._type.shape, kind, input._type.device, generator), dtype
-    )
+    return values_of(input._type, False, kind.compute, generator, "successes", probability)
 
 
 def _checked_probability(name: str, p: Any) -> Any:
@@ -329,15 +313,6 @@ def _inverse_of_distribution(weights: Tensor, count: int, generator: Generator |
 # in place --------------------------------------------------------------------------------
 
 
-def _replaced(self: Tensor, numbers: Tensor, name: str) -> Tensor:
-    return write(self, narrowed(numbers, self._type.dtype), name)
-
-
-def _uniform_of(self: Tensor, name: str, generator: Any) -> Tensor:
-    dtype = _floating(name, self._type.dtype)
-    return uniform_numbers(self._type.shape, dtype, self._type.device, generator)
-
-
 def uniform_(
     self: Tensor,
     from_: float = 0,
@@ -351,8 +326,8 @@ def uniform_(
     if named:
         raise OperationTypeError(f"uniform_(): unexpected arguments {sorted(named)}")
     _require(low <= to, "uniform_", f"expects from <= to, but found from={low} > to={to}")
-    numbers = _uniform_of(self, "uniform_", generator)
-    return _replaced(self, _scaled(numbers, to - low, low), "uniform_")
+    kind = _floating("uniform_", self._type.dtype)
+    return replaced(self, "uniform_", False, kind, generator, "scaled", to - low, low)
 
 
 def normal_(
@@ -360,16 +335,15 @@ def normal_(
 ) -> Tensor:
     """Normal numbers."""
     _require(std >= 0, "normal_", f"expects std >= 0.0, but found std {std}")
-    dtype = _floating("normal_", self._type.dtype)
-    numbers = normal_numbers(self._type.shape, dtype, self._type.device, generator)
-    return _replaced(self, _scaled(numbers, std, mean), "normal_")
+    kind = _floating("normal_", self._type.dtype)
+    return replaced(self, "normal_", True, kind, generator, "scaled", std, mean)
 
 
 def exponential_(self: Tensor, lambd: float = 1, *, generator: Generator | None = None) -> Tensor:
     """Exponentially distributed numbers with rate lambd."""
     _require(lambd > 0, "exponential_", f"expects lambda > 0.0, but found lambda={lambd}")
-    numbers = ops.log(ops.sub(1.0, _uniform_of(self, "exponential_", generator)))
-    return _replaced(self, ops.mul(numbers, -1.0 / lambd), "exponential_")
+    kind = _floating("exponential_", self._type.dtype)
+    return replaced(self, "exponential_", False, kind, generator, "exponential", -1.0 / lambd)
 
 
 def log_normal_(
@@ -377,9 +351,8 @@ def log_normal_(
 ) -> Tensor:
     """Numbers whose logarithm is normally distributed."""
     _require(std > 0, "log_normal_", f"expects std > 0.0, but found std={std}")
-    dtype = _floating("log_normal_", self._type.dtype)
-    numbers = normal_numbers(self._type.shape, dtype, self._type.device, generator)
-    return _replaced(self, ops.exp(_scaled(numbers, std, mean)), "log_normal_")
+    kind = _floating("log_normal_", self._type.dtype)
+    return replaced(self, "log_normal_", True, kind, generator, "log_normal", std, mean)
 
 
 def cauchy_(
@@ -387,29 +360,27 @@ def cauchy_(
 ) -> Tensor:
     """Numbers of the Cauchy distribution."""
     _require(sigma > 0, "cauchy_", f"expects sigma > 0.0, but found sigma={sigma}")
-    angle = ops.mul(ops.sub(_uniform_of(self, "cauchy_", generator), 0.5), math.pi)
-    return _replaced(self, _scaled(ops.tan(angle), sigma, median), "cauchy_")
+    kind = _floating("cauchy_", self._type.dtype)
+    return replaced(self, "cauchy_", False, kind, generator, "cauchy", sigma, median)
 
 
 def geometric_(self: Tensor, p: float, *, generator: Generator | None = None) -> Tensor:
     """How many trials with success probability p it takes until the first success."""
     _require(0 < p < 1, "geometric_", f"expects p to be in (0, 1), but got p={p}")
     kind = self._type.dtype if self._type.dtype.is_floating_point else process.default_dtype
-    uniform = uniform_numbers(self._type.shape, kind.compute, self._type.device, generator)
-    trials = ops.ceil(ops.div(ops.log(ops.sub(1.0, uniform)), math.log1p(-p)))
-    trials = ops.where(ops.lt(trials, 1.0), 1.0, trials)
-    return write(self, ops.cast(trials, self._type.dtype), "geometric_")
+    ends = math.log1p(-p)
+    return replaced(self, "geometric_", False, kind.compute, generator, "trials", ends)
 
 
 def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None) -> Tensor:
     """1 with probability p (a number or a tensor), else 0."""
     kind = self._type.dtype if self._type.dtype.is_floating_point else process.default_dtype
+    kind = kind.compute
     if isinstance(p, Tensor):
-        probability = ops.cast(ops.detach(p), kind.compute)
+        probability = ops.cast(ops.detach(p), kind)
     else:
         probability = _checked_probability("bernoulli_", p)
-    drawn = _successes(probability, self._type.shape, kind, self._type.device, generator)
-    return write(self, ops.cast(drawn, self._type.dtype), "bernoulli_")
+    return replaced(self, "bernoulli_", False, kind, generator, "successes", probability)
 
 
 _EXACT_INTEGERS = {"float64": 1 << 53, "float32": 1 << 24, "float16": 1 << 11, "bfloat16": 1 << 8}

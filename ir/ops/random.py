@@ -33,8 +33,11 @@ def philox4x32(
     return c0, c1, c2, c3
 
 
-def random_words(seed: int, offset: int, count: int) -> np.ndarray:
-    """``count`` words as int32: word i is word i % 4 of block ``offset + i // 4``."""
+def random_words(seed: int, offset: int, count: int, start: int = 0) -> np.ndarray:
+    """``count`` words as int32 from ``start`` on: word i is word i % 4 of block
+    ``offset + i // 4``."""
+    if start:
+        return random_words(seed, offset + start // 4, start % 4 + count)[start % 4 :]
     seed &= 0xFFFFFFFFFFFFFFFF
     blocks = -(-count // 4)
     words = np.empty((blocks, 4), dtype=np.uint32)
@@ -66,7 +69,8 @@ def _evaluate_random_bits(attributes: Attributes, state: np.ndarray) -> np.ndarr
     count = 1
     for size in shape:
         count *= size
-    return random_words(int(state[0]), int(state[1]), count).reshape(shape)
+    start = attributes.get("start", 0)
+    return random_words(int(state[0]), int(state[1]), count, start).reshape(shape)
 
 
 random_bits = register(
@@ -76,7 +80,7 @@ random_bits = register(
         infer=_infer_random_bits,
         evaluate=_evaluate_random_bits,
         expensive=True,
-        dimensions=("shape",),
-        doc="Philox4x32-10 words of the stream (seed, offset), as int32.",
+        dimensions=("shape", "start"),
+        doc="Philox4x32-10 words of the stream (seed, offset), as int32; from word start on.",
     )
 )

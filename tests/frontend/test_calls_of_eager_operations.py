@@ -33,6 +33,8 @@ def cu(monkeypatch: pytest.MonkeyPatch) -> Iterator[DriverStandIn]:
     _half.cache_clear()
     _mask.cache_clear()
     _places.cache_clear()
+    _other.cache_clear()
+    _line.cache_clear()
     fusing._calls.known.clear()
     eager_programs._programs.clear()
     gc.collect()  # graphs end while their driver is there
@@ -56,6 +58,24 @@ def _places(x: Any) -> Any:
 @functools.cache
 def _mask(x: Any) -> Any:
     return x > 0
+
+
+@functools.cache
+def _other(x: Any) -> Any:
+    return flamec.empty_like(x)
+
+
+@functools.cache
+def _line(x: Any) -> Any:
+    return flamec.empty(len(x), device=x.device)
+
+
+ALL = slice(None)
+COLUMNS = (ALL, slice(None, None, 2))
+
+
+def _scale_columns(x: Any) -> None:
+    x[:, ::2] *= 2
 
 
 def _both_ways(function: Callable[[Any], Any]) -> Call:
@@ -83,7 +103,7 @@ OPERATIONS: dict[str, tuple[Call, int]] = {
     "row": (lambda x, y: x[3], 7),
     "reshape of a permutation": (lambda x, y: x.view(8, 8, 64).transpose(0, 1).reshape(8, 512), 82),
     "interpolate": (lambda x, y: F.interpolate(x.view(1, 1, 64, 64), scale_factor=2), 23),
-    "index_put_": (lambda x, y: x.index_put_((_places(x),), y[:8]), 44),
+    "index_put_": (lambda x, y: x.index_put_((_places(x),), y[:8]), 43),
     "unbind": (lambda x, y: x[:8].unbind(), 60),
     "detach": (lambda x, y: x.detach(), 4),
     "add in place": (lambda x, y: x.add_(y), 14),
@@ -94,6 +114,21 @@ OPERATIONS: dict[str, tuple[Call, int]] = {
     "mul of 16 bits by a number in place": (lambda x, y: _half(x).mul_(0.5), 18),
     "exp in place": (lambda x, y: x.exp_(), 14),
     "relu in place": (lambda x, y: x.relu_(), 15),
+    "power in place": (lambda x, y: x.pow_(2), 18),
+    "logical_not in place": (lambda x, y: _mask(x).logical_not_(), 18),
+    "maximum with out": (lambda x, y: flamec.maximum(x, y, out=_other(x)), 25),
+    "exp with out": (lambda x, y: flamec.exp(x, out=_other(x)), 24),
+    "sum with out": (lambda x, y: flamec.sum(x, 1, out=_line(x)), 22),
+    "copy_": (lambda x, y: x.copy_(y), 30),
+    "copy_ from another dtype": (lambda x, y: x.copy_(_half(y)), 28),
+    "columns": (lambda x, y: x[:, 1:] + 1, 28),
+    "columns of two": (lambda x, y: x[:, ::2] + y[:, ::2], 35),
+    "exp of columns": (lambda x, y: x[:, 1:].exp(), 26),
+    "softmax of columns": (lambda x, y: F.softmax(x[:, 1:], -1), 29),
+    "cat of columns": (lambda x, y: flamec.cat((x[:, 1:], y[:, 1:])), 38),
+    "columns scaled": (lambda x, y: _scale_columns(x), 72),
+    "columns stored": (lambda x, y: x.__setitem__(COLUMNS, y[:, ::2]), 48),
+    "a number stored in a column": (lambda x, y: x.__setitem__((ALL, 0), 1.0), 44),
     "where of numbers": (lambda x, y: flamec.where(_mask(x), 1.0, 0.0), 31),
     "a number stored in a row": (lambda x, y: x.__setitem__(0, 1.0), 23),
     "fill_": (lambda x, y: x.fill_(0.5), 19),
@@ -102,8 +137,12 @@ OPERATIONS: dict[str, tuple[Call, int]] = {
     "ones": (lambda x, y: flamec.ones(64, 64, device=GPU), 30),
     "full": (lambda x, y: flamec.full((64, 64), 2.5, device=GPU), 29),
     "zeros_like": (lambda x, y: flamec.zeros_like(x), 30),
-    "rand": (lambda x, y: flamec.rand(64, 64, device=GPU), 61),
-    "randn_like": (lambda x, y: flamec.randn_like(x), 51),
+    "rand": (lambda x, y: flamec.rand(64, 64, device=GPU), 62),
+    "randn_like": (lambda x, y: flamec.randn_like(x), 59),
+    "normal_": (lambda x, y: x.normal_(1, 2), 67),
+    "bernoulli_": (lambda x, y: x.bernoulli_(0.3), 62),
+    "dropout": (lambda x, y: F.dropout(x, 0.5), 34),
+    "arange": (lambda x, y: flamec.arange(64, device=GPU), 42),
     "randint": (lambda x, y: flamec.randint(0, 9, (64, 64), device=GPU), 74),
     "item": (lambda x, y: x[0, 0].item(), 41),
     "to bfloat16": (lambda x, y: x.to(flamec.bfloat16), 25),
@@ -113,6 +152,29 @@ OPERATIONS: dict[str, tuple[Call, int]] = {
     "gelu, both ways": (_both_ways(F.gelu), 117),
     "layer_norm, both ways": (_both_ways(lambda x: F.layer_norm(x, (64,))), 158),
 }
+
+
+# What is neither one launch nor one copy or fill: launches, and copies and fills.
+WORK = {
+    **dict.fromkeys(("view", "slice", "row", "unbind", "detach"), (0, 0)),
+    "where": (2, 0),
+    # the generator's state is copied
+    **dict.fromkeys(("rand", "randn_like", "randint", "normal_", "bernoulli_", "dropout"), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", [n for n in OPERATIONS if "ways" not in n and "tracked" not in n])
+def test_launches_and_copies(cu: DriverStandIn, name: str) -> None:
+    call, _ = OPERATIONS[name]
+    x, y = (flamec.from_numpy(np.ones((64, 64), np.float32)).to(GPU) for _ in range(2))
+    for _ in range(4):
+        call(x, y)
+    before = cu.calls.copy()
+    call(x, y)
+    done = cu.calls - before
+    launches = done["cuLaunchKernel"]
+    copies = sum(n for kind, n in done.items() if kind.startswith(("cuMemcpy", "cuMemset")))
+    assert (launches, copies) == WORK.get(name, (launches, 1 - launches)), done
 
 
 # Of a million elements: functions in Python, and launches of kernels.
