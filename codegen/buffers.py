@@ -72,8 +72,13 @@ class BufferTable:
         return self._new(value, kind, name, value.type.dtype, dense_elements(value.type))
 
 
-def assign_buffers(context: TaskGraph, kernels: Sequence[LoweredKernel]) -> BufferTable:
-    """Place inputs, outputs and updates; everything else becomes a temporary on demand."""
+def assign_buffers(
+    context: TaskGraph, kernels: Sequence[LoweredKernel], writers_last: bool = False
+) -> BufferTable:
+    """Place inputs, outputs and updates; everything else becomes a temporary on demand.
+
+    ``writers_last``: a part of a kernel that overwrites what other parts read comes after them.
+    """
     table = BufferTable()
     for value in context.graph.inputs:
         table.inputs.append(table.new_value(value, "input"))
@@ -83,7 +88,9 @@ def assign_buffers(context: TaskGraph, kernels: Sequence[LoweredKernel]) -> Buff
     for position, value in context.updates.items():
         target = table.inputs[position]
         old = context.graph.inputs[position]
-        if not table.is_placed(value) and _may_overwrite(kernels, touching, old, value):
+        if not table.is_placed(value) and _may_overwrite(
+            kernels, touching, old, value, writers_last
+        ):
             table.share(value, target)
         else:
             table.copies.append((table.number(value), target))
@@ -102,7 +109,11 @@ def _touching(kernels: Sequence[LoweredKernel]) -> Touching:
 
 
 def _may_overwrite(
-    kernels: Sequence[LoweredKernel], touching: Touching, old: Value, new: Value
+    kernels: Sequence[LoweredKernel],
+    touching: Touching,
+    old: Value,
+    new: Value,
+    writers_last: bool,
 ) -> bool:
     """Whether ``new`` may be written into the memory of ``old``."""
     parameters, readers = touching.get(new, {}), touching.get(old, {})
@@ -117,7 +128,7 @@ def _may_overwrite(
         return False
     if first not in readers:
         return True
-    return may_share(kernels[first], readers[first], parameters[first])
+    return may_share(kernels[first], readers[first], parameters[first], writers_last)
 
 
 def _with_shared(buffers: Sequence[Memory], old: Value, new: Value) -> list[Memory]:
@@ -130,22 +141,23 @@ def reads_before_writing(lowered: LoweredKernel, old: Memory, new: Memory) -> bo
     return may_share(lowered, lowered.buffers.index(old), lowered.buffers.index(new))
 
 
-def may_share(lowered: LoweredKernel, read: int, written: int) -> bool:
+def may_share(lowered: LoweredKernel, read: int, written: int, writers_last: bool = False) -> bool:
     """Whether every element of the parameter ``read`` is read, and for the last time, before the
     element of ``written`` at the same place is written, and no other thread reads it.
 
-    Asked once for all kernels that do the same."""
+    Asked once for all kernels that do the same. ``writers_last``: see ``assign_buffers``."""
     form = lowered.form
     known = _sharing.get(form)
     if known is None:
         known = _sharing[form] = {}
-    found = known.get((read, written))
+    key = read, written, writers_last
+    found = known.get(key)
     if found is None:
-        found = known[read, written] = _may_share(form, read, written)
+        found = known[key] = _may_share(form, *key)
     return found
 
 
-def _may_share(lowered: LoweredKernel, read: int, written: int) -> bool:
+def _may_share(lowered: LoweredKernel, read: int, written: int, writers_last: bool) -> bool:
     if lowered.control is not None or lowered.user is not None:
         return False
     kernel = lowered.kernel
@@ -162,7 +174,9 @@ def _may_share(lowered: LoweredKernel, read: int, written: int) -> bool:
         return not reading  # uniform stores precede the rows
     if not writing:
         return True  # stored when the rows are done
-    if len(writing) > 1 or any(p is not writing[0] for p in reading):
+    if len(writing) > 1:
+        return False
+    if any(p is not writing[0] for p in reading) and not (writers_last and _is_plain(kernel)):
         return False
     known = _known.setdefault(lowered.form, {})
     for way in writing[0].ways:
@@ -179,8 +193,16 @@ def _may_share(lowered: LoweredKernel, read: int, written: int) -> bool:
     return True
 
 
+def _is_plain(kernel: Kernel) -> bool:
+    """Whether parts do not depend on each other in any other way."""
+    programs = [part.program for part in kernel.parts]
+    return not kernel.finish and not any(
+        p.kind in ("scatter", "tables") or p.contraction is not None or p.after for p in programs
+    )
+
+
 _known: WeakKeyDictionary[LoweredKernel, dict[tuple[int, int, int], bool]] = WeakKeyDictionary()
-_sharing: WeakKeyDictionary[LoweredKernel, dict[tuple[int, int], bool]] = WeakKeyDictionary()
+_sharing: WeakKeyDictionary[LoweredKernel, dict[tuple[int, int, bool], bool]] = WeakKeyDictionary()
 
 
 def working_kernels(kernels: Sequence[LoweredKernel], table: BufferTable) -> list[int]:

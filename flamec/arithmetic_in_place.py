@@ -1,10 +1,11 @@
-"""Arithmetic in place on a GPU, straight into the tensor's memory.
+"""What changes a tensor on a GPU without recording, straight into its memory: arithmetic, stores.
 
 In: a function of two operands, such as ``add``, and the operands, of which the first is to receive
 the result. Out: whether it has; if not, nothing has happened, and the caller computes into new
 memory and stores that (``dispatch.write``), with all checks and errors. Invariant: the kernel reads
 and writes each element of the tensor at one place, and no other operand shares memory with it,
-unless all of it in the same order.
+unless all of it in the same order. A number is stored by a fill of the driver where elements lie
+side by side; what has another dtype is converted where it is stored.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flamec.device_array import DeviceArray
+from flamec.dispatch import apply_named, write
 from flamec.errors import user_location
 from flamec.functional import arithmetic
-from flamec.functional.promotion import constant, is_number, result_dtype
+from flamec.functional.promotion import constant, is_number, result_dtype, scalar_of
+from flamec.fusing import InPlace
+from flamec.gpu import broadcast, filling_word, gpu_of
 from flamec.ir.op import Op, lookup
 from flamec.state import process, thread
 from flamec.tensor import Tensor
@@ -191,3 +195,70 @@ def may_be_tracked(tensor: Tensor) -> bool:
     """Whether the tensor, or what it is a view of, may take part in autograd."""
     storage = tensor._storage
     return tensor._requires_grad or tensor._value is not None or storage.value is not None
+
+
+# stores ------------------------------------------------------------------------------------
+_words: dict[Any, tuple[int, int] | None] = {}  # None: the driver repeats no words so wide
+_MOST_WORDS = 4096
+_NUMBERS = frozenset((bool, int, float))
+
+
+def filled(target: Tensor, value: Any) -> bool:
+    """Store a number; RuntimeError if the dtype has no such number."""
+    array, kind = target._array, value.__class__
+    if array.__class__ is not DeviceArray or kind not in _NUMBERS or _is_seen(target):
+        return False
+    dtype = target._type.dtype
+    if array.c_contiguous:
+        key = value or repr(value), kind, dtype  # 0.0 and -0.0 are equal
+        if key not in _words:
+            scalar_of(value, target)
+            if len(_words) >= _MOST_WORDS:
+                _words.clear()
+            _words[key] = filling_word(constant(value, dtype)._array)
+        word = _words[key]
+        if word is None or array.address % word[1]:
+            return False
+        nbytes = array.nbytes
+        if nbytes:
+            gpu_of(array).runtime.fill(array.address, word[0], nbytes, word[1])
+    elif 0 in array.strides:
+        return False
+    else:
+        number = scalar_of(value, target)._array
+        gpu_of(array).copy(array, broadcast(number, array.shape))
+    note_write(target)
+    return True
+
+
+def copied(target: Tensor, source: Tensor) -> bool:
+    """Store a tensor of the same shape."""
+    array, data = target._array, source._array
+    if array.__class__ is not DeviceArray or data.__class__ is not DeviceArray:
+        return False
+    if array.shape != data.shape or array.device != data.device:
+        return False
+    if _is_seen(target) or (thread.grad_enabled and may_be_tracked(source)):
+        return False
+    if array.dtype is not data.dtype:
+        return _converted(target, source)
+    if array.address != data.address or array.strides != data.strides:
+        if 0 in array.strides:
+            return False
+        gpu_of(array).copy(array, data)
+    note_write(target)
+    return True
+
+
+def _convert(target: Tensor, source: Tensor) -> None:
+    write(target, apply_named("convert", source, dtype=target._type.dtype))
+
+
+_converted = InPlace(_convert)
+
+
+def _is_seen(target: Tensor) -> bool:
+    """Whether somebody is to know of the change but who reads the tensor."""
+    if thread.trace is not None or process.recorder is not None:
+        return True
+    return thread.grad_enabled and may_be_tracked(target)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from flamec import layout
+from flamec.arithmetic_in_place import copied, filled
 from flamec.conversion import on_device
 from flamec.copying import deepcopy, reduce_ex, shallow_copy
 from flamec.device_array import DeviceArray
@@ -48,7 +49,6 @@ from flamec.ir.types import DType, TensorType
 from flamec.memory_format import last_channels, strided
 from flamec.pinning import pin_memory
 from flamec.state import no_grad, thread
-from flamec.stored_in_place import copied, filled
 from flamec.tape import tape_value
 from flamec.tensor import Size, Tensor
 from flamec.traced_leaves import cut_off

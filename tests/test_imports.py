@@ -34,8 +34,7 @@ EXTENDS = {"flamec/sklearn.py": "sklearn"}  # files that are about an optional p
 LATE_CIRCLES = [  # where one of them imports another only in a function that needs it
     {"flamec.prepared", "flamec.debugging.recording"},  # what failed is written down
     {"flamec.gpu", "flamec.cuda_backend"},  # loaded with the first program for a GPU
-    # default generators are drawn from in fused functions, and draws are fused functions
-    {"flamec.fusing", "flamec.fused_call", "flamec.fused_program", "flamec.random"},
+    {"flamec.fusing", "flamec.fused_call"},  # which is loaded with the first program
     {"flamec.compiler", "flamec.nn.compiled", "flamec.nn.module"},  # compile(module) gives a module
     {"flamec.amp", "flamec.amp.cuda", "flamec.amp.grad_scaler", "flamec.cuda"},
     {"flamec.debugging.replay", "flamec.debugging.bisection"},  # which runs programs again

@@ -166,7 +166,7 @@ def _emitted(
     graph = lowered.context.graph
     forms = gpu_forms(lowered.all_kernels(), options, choose)
     kernels = [forms[k].lowered for k in lowered.kernels]
-    table = assign_buffers(lowered.context, kernels)
+    table = assign_buffers(lowered.context, kernels, writers_last=True)
     lowered = lowered.only(working_kernels(kernels, table))
     forms = {kernel: forms[kernel] for kernel in lowered.all_kernels()}
     collector = LaunchCollector(table.buffers)

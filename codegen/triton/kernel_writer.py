@@ -133,13 +133,28 @@ class KernelWriter:
                 and part.program.contraction is None
                 and not any(isinstance(s, Fold | Call) for s in part.program.statements())
             )
+            last = self._overwrites(position)
             for launch in launches:
-                self._add(launch, arguments, own, traffic, alone, part=True, any_warps=free)
+                self._add(launch, arguments, own, traffic, alone, True, free, last)
             wide_before = wide
         else:
             if partials or self.kernel.finish:
                 self._finish(partials)
-        self.launches = together(self.launches, self._name, self._doc)
+        last = [launch for launch in self.launches if launch.last]
+        launches = [launch for launch in self.launches if not launch.last] + last
+        self.launches = together(launches, self._name, self._doc, self.counters)
+
+    def _overwrites(self, position: int) -> bool:
+        """Whether a part writes to what other parts read, the old value of an input: it comes last
+        (``buffers.assign_buffers``)."""
+        users = self.gpu.lowered.users
+        parameters = enumerate(self.kernel.parameters)
+        written = {i for i, p in parameters if p.written and position in users.get(i, ())}
+        taken = {self.numbers[i] for i in written}
+        return any(
+            number in taken and i not in written and set(users.get(i, ())) - {position}
+            for i, number in enumerate(self.numbers)
+        )
 
     def _follows_blocks(self, position: int) -> bool:
         """Whether each block of a part needs what some blocks of the part before leave, which are
@@ -383,6 +398,7 @@ class KernelWriter:
         alone: bool = True,
         part: bool = False,
         any_warps: bool = False,
+        last: bool = False,
     ) -> None:
         arguments = tuple(
             _described(launch.described[name], buffers)
@@ -390,7 +406,8 @@ class KernelWriter:
             else self._argument(name, buffers, own, launch.counters)
             for name in launch.arguments
         )
-        self.launches.append(PlannedLaunch(launch, arguments, *traffic, alone, part, any_warps))
+        how = alone, part, any_warps, last
+        self.launches.append(PlannedLaunch(launch, arguments, *traffic, *how))
 
     def _argument(
         self, name: str, buffers: Mapping[str, int], own: dict[str, Dim], counters: Dim

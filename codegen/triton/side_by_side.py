@@ -8,14 +8,14 @@ a block finds by its number which of them it runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from flamec.codegen.triton.rendering import module, render
 from flamec.codegen.triton.source import COUNTERS, EmittedLaunch
 from flamec.codegen.triton.text import dim, size_name
 from flamec.ir.plan import Argument, KernelSource
-from flamec.ir.shape import Dim, SymbolicDim, symbols_of
+from flamec.ir.shape import Dim, SymbolicDim, structurally_equal, symbols_of
 
 MOST_TOGETHER = 16  # functions of a kernel: each costs compile time
 _BLOCK = "tl.program_id(0)"
@@ -27,7 +27,8 @@ class PlannedLaunch:
 
     ``alone``: other launches of the kernel may depend on it, or it on them. ``part``: it is one of
     the kernel's parts, which write different elements where they write to one buffer.
-    ``any_warps``: it is the same with any number of warps.
+    ``any_warps``: it is the same with any number of warps. ``last``: it writes to what parts before
+    it read.
     """
 
     launch: EmittedLaunch
@@ -37,17 +38,22 @@ class PlannedLaunch:
     alone: bool = True
     part: bool = False
     any_warps: bool = False
+    last: bool = False
 
 
-def together(launches: Sequence[PlannedLaunch], name: str, doc: str) -> list[PlannedLaunch]:
-    """The launches, neighbours put together where the order of their work does not matter."""
+def together(
+    launches: Sequence[PlannedLaunch], name: str, doc: str, counters: Callable[[Dim], int]
+) -> list[PlannedLaunch]:
+    """The launches, neighbours put together where the order of their work does not matter, and one
+    of a block that is last is done by the block that comes last. ``counters`` gives a buffer of
+    zeros."""
     groups: list[list[PlannedLaunch]] = []
     for launch in _equal_ones_first(launches):
-        if groups and _may_join(groups[-1], launch):
+        if groups and (_may_join(groups[-1], launch) or _may_follow(groups[-1], launch)):
             groups[-1].append(launch)
         else:
             groups.append([launch])
-    return [_merged(group, name, doc) if len(group) > 1 else group[0] for group in groups]
+    return [_merged(g, name, doc, counters) if len(g) > 1 else g[0] for g in groups]
 
 
 def _equal_ones_first(launches: Sequence[PlannedLaunch]) -> list[PlannedLaunch]:
@@ -95,11 +101,20 @@ def _independent(launches: Sequence[PlannedLaunch]) -> list[list[PlannedLaunch]]
 
 def _may_join(group: Sequence[PlannedLaunch], launch: PlannedLaunch) -> bool:
     first = group[0]
-    if launch.alone or first.alone or len(group) == MOST_TOGETHER:
+    if launch.alone or first.alone or group[-1].last or len(group) == MOST_TOGETHER:
         return False
     if not _agree((*group, launch)):
         return False
     return not any(_depends(launch, other) for other in group)
+
+
+def _may_follow(group: Sequence[PlannedLaunch], launch: PlannedLaunch) -> bool:
+    """Whether the block of the group that comes last may do the launch's work."""
+    if not launch.last or launch.alone or group[0].alone or group[-1].last:
+        return False
+    if not structurally_equal(launch.launch.blocks, 1) or not _agree((*group, launch)):
+        return False
+    return not any(launch.reads & o.writes or launch.writes & o.writes for o in group)
 
 
 def _agree(launches: Sequence[PlannedLaunch]) -> bool:
@@ -123,17 +138,20 @@ def can_share_blocks(launch: EmittedLaunch) -> bool:
     return not (special or launch.described or launch.persistent)
 
 
-def _merged(group: Sequence[PlannedLaunch], name: str, doc: str) -> PlannedLaunch:
+def _merged(
+    group: Sequence[PlannedLaunch], name: str, doc: str, counters: Callable[[Dim], int]
+) -> PlannedLaunch:
     functions: dict[str, str] = {}  # text of a function under a common name -> its name
     calls: list[tuple[str, str, Dim]] = []  # function, arguments, the first block behind it
     parameters, aligned, arguments = [], [], []
     end: Dim = 0
+    follows = group[-1].last
     for position, planned in enumerate(group):
         source = planned.launch.source
         body = device_function(planned.launch)
         function = functions.setdefault(body, f"{name}_part{len(functions)}")
         called = {n: f"a{position}_{i}" for i, n in enumerate(planned.launch.arguments)}
-        end = end + planned.launch.blocks
+        end = end + (0 if planned.last and position else planned.launch.blocks)
         calls.append((function, ", ".join(called.values()), end))
         parameters += [(called[n], kind) for n, kind in source.parameters]
         aligned += [called[n] for n in source.aligned]
@@ -142,6 +160,10 @@ def _merged(group: Sequence[PlannedLaunch], name: str, doc: str) -> PlannedLaunc
     names = [n for n, _ in parameters] + [size_name(s) for s in sizes]
     parameters += [(size_name(s), "i64") for s in sizes]
     arguments += [Argument(value=SymbolicDim.symbol(s)) for s in sizes]
+    if follows:
+        names.append(COUNTERS)
+        parameters.append((COUNTERS, "*i32"))
+        arguments.append(Argument(buffer=counters(1)))
     text = render(
         "side_by_side.py.j2",
         {
@@ -149,7 +171,9 @@ def _merged(group: Sequence[PlannedLaunch], name: str, doc: str) -> PlannedLaunc
             "doc": doc,
             "arguments": ", ".join(names),
             "functions": [named(body, function) for body, function in functions.items()],
-            "calls": [(function, passed, dim(end)) for function, passed, end in calls],
+            "calls": [(f, passed, dim(end)) for f, passed, end in calls[: -1 if follows else None]],
+            "last": calls[-1] if follows else None,
+            "blocks": dim(end),
         },
     )
     first = max((p.launch for p in group), key=lambda p: p.source.options["num_warps"])

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from flamec.arithmetic_in_place import copied, filled
 from flamec.conversion import as_tensor, constant_array, on_device
 from flamec.dispatch import apply_named, tensor_builder, write
 from flamec.errors import OperationError, OperationTypeError, user_location
@@ -33,7 +34,6 @@ from flamec.ir.broadcasting import broadcast_shapes
 from flamec.ir.shape import Dim, equal, format_shape, structurally_equal
 from flamec.ir.types import bool_
 from flamec.state import thread
-from flamec.stored_in_place import copied, filled
 from flamec.tensor import Tensor
 from flamec.values import concrete_array
 

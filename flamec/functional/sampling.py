@@ -21,18 +21,20 @@ from flamec.functional.arguments import public
 from flamec.functional.creation import Options
 from flamec.functional.dimensions import size as one_size
 from flamec.functional.dimensions import sizes
-from flamec.functional.drawn_values import replaced, scaled, values_of
 from flamec.functional.primitives import ops
-from flamec.functional.promotion import is_number, plain_number, require_tensor
+from flamec.functional.promotion import constant, is_number, plain_number, require_tensor
 from flamec.functional.sorting import argsort
+from flamec.fusing import InPlace, fused
 from flamec.ir.broadcasting import broadcast_shapes
 from flamec.ir.shape import Dim, less
-from flamec.ir.types import CPU, DType, int64
+from flamec.ir.types import CPU, Device, DType, TensorType, int64
 from flamec.random import (
     Generator,
     integer_numbers,
     normal_numbers,
+    numbers_of,
     random_words,
+    state_for_program,
     uniform_numbers,
 )
 from flamec.state import process
@@ -205,7 +207,7 @@ def normal(
             settings.device,
             generator,
         )
-        return settings.finished(scaled(numbers, std, mean))
+        return settings.finished(_scaled(numbers, std, mean))
     for parameter in tensors:
         _floating("normal", parameter._type.dtype)
     if isinstance(std, Tensor):
@@ -214,7 +216,7 @@ def normal(
     shape = broadcast_shapes(*(t._type.shape for t in tensors))
     first = tensors[0]._type
     scale = [_parameter(x, first.dtype) for x in (std, mean)]
-    return values_of(first.with_shape(shape), True, first.dtype, generator, "scaled", *scale)
+    return _values_of(first.with_shape(shape), True, first.dtype, generator, "scaled", *scale)
 
 
 def _parameter(value: Any, dtype: DType) -> Any:
@@ -236,7 +238,7 @@ def bernoulli(
     else:
         probability = _checked_probability("bernoulli", p)
     kind = dtype if dtype.is_floating_point else process.default_dtype
-    return values_of(input._type, False, kind.compute, generator, "successes", probability)
+    return _values_of(input._type, False, kind.compute, generator, "successes", probability)
 
 
 def _checked_probability(name: str, p: Any) -> Any:
@@ -310,7 +312,78 @@ def _inverse_of_distribution(weights: Tensor, count: int, generator: Generator |
     return ops.minimum(drawn, last)
 
 
-# in place --------------------------------------------------------------------------------
+# values of uniform or normal numbers ------------------------------------------------------
+def _scaled(numbers: Tensor, factor: Any, term: Any) -> Tensor:
+    """``numbers * factor + term``."""
+    if is_number(factor) and is_number(term) and factor == 1 and term == 0:
+        return numbers
+    return ops.add(ops.mul(numbers, factor), term)
+
+
+def _trials(numbers: Tensor, logarithm: Any) -> Tensor:
+    trials = ops.ceil(ops.div(ops.log(ops.sub(1.0, numbers)), logarithm))
+    return ops.where(ops.lt(trials, 1.0), 1.0, trials)
+
+
+_VALUES: dict[str, Callable[..., Tensor]] = {
+    "scaled": _scaled,
+    "exponential": lambda u, factor: ops.mul(ops.log(ops.sub(1.0, u)), factor),
+    "log_normal": lambda z, factor, term: ops.exp(_scaled(z, factor, term)),
+    "cauchy": lambda u, *of: _scaled(ops.tan(ops.mul(ops.sub(u, 0.5), math.pi)), *of),
+    "trials": _trials,
+    "successes": ops.lt,
+}
+
+
+def _drawn_values(
+    state: Tensor, shape: Any, dtype: DType, normal: bool, kind: DType, values: str, *of: Tensor
+) -> Tensor:
+    numbers = numbers_of(state, shape, kind, normal)
+    return ops.cast(_VALUES[values](numbers, *of), dtype)
+
+
+_drawn_at_once = fused("shape")(_drawn_values)
+
+
+def _store_drawn(
+    self: Tensor, state: Tensor, normal: bool, kind: DType, values: str, *of: Tensor
+) -> None:
+    type = self._type
+    write(self, _drawn_values(state, type.shape, type.dtype, normal, kind, values, *of), values)
+
+
+_drawn_in_place = InPlace(_store_drawn)
+
+
+def _as_operands(parameters: Sequence[Any], kind: DType, device: Device) -> list[Tensor]:
+    """Numbers are operands of a program, so that it serves all of them."""
+    return [p if isinstance(p, Tensor) else constant(p, kind, device) for p in parameters]
+
+
+def _values_of(
+    type: TensorType, normal: bool, kind: DType, generator: Any, values: str, *of: Any
+) -> Tensor:
+    """``_VALUES[values]`` of uniform or normal numbers of ``kind`` and the parameters ``of``."""
+    shape, dtype, device = type.shape, type.dtype, type.device
+    state = state_for_program(shape, device, generator)
+    if state is not None:
+        given = _as_operands(of, kind, device)
+        return _drawn_at_once(state, shape, dtype, normal, kind, values, *given)
+    draw = normal_numbers if normal else uniform_numbers
+    return ops.cast(_VALUES[values](draw(shape, kind, device, generator), *of), dtype)
+
+
+def _replaced(
+    self: Tensor, name: str, normal: bool, kind: DType, generator: Any, values: str, *of: Any
+) -> Tensor:
+    """Store what ``_values_of`` gives."""
+    type = self._type
+    state = state_for_program(type.shape, type.device, generator)
+    if state is not None and _drawn_in_place(
+        self, state, normal, kind, values, *_as_operands(of, kind, type.device)
+    ):
+        return self
+    return write(self, _values_of(type, normal, kind, generator, values, *of), name)
 
 
 def uniform_(
@@ -327,7 +400,7 @@ def uniform_(
         raise OperationTypeError(f"uniform_(): unexpected arguments {sorted(named)}")
     _require(low <= to, "uniform_", f"expects from <= to, but found from={low} > to={to}")
     kind = _floating("uniform_", self._type.dtype)
-    return replaced(self, "uniform_", False, kind, generator, "scaled", to - low, low)
+    return _replaced(self, "uniform_", False, kind, generator, "scaled", to - low, low)
 
 
 def normal_(
@@ -336,14 +409,14 @@ def normal_(
     """Normal numbers."""
     _require(std >= 0, "normal_", f"expects std >= 0.0, but found std {std}")
     kind = _floating("normal_", self._type.dtype)
-    return replaced(self, "normal_", True, kind, generator, "scaled", std, mean)
+    return _replaced(self, "normal_", True, kind, generator, "scaled", std, mean)
 
 
 def exponential_(self: Tensor, lambd: float = 1, *, generator: Generator | None = None) -> Tensor:
     """Exponentially distributed numbers with rate lambd."""
     _require(lambd > 0, "exponential_", f"expects lambda > 0.0, but found lambda={lambd}")
     kind = _floating("exponential_", self._type.dtype)
-    return replaced(self, "exponential_", False, kind, generator, "exponential", -1.0 / lambd)
+    return _replaced(self, "exponential_", False, kind, generator, "exponential", -1.0 / lambd)
 
 
 def log_normal_(
@@ -352,7 +425,7 @@ def log_normal_(
     """Numbers whose logarithm is normally distributed."""
     _require(std > 0, "log_normal_", f"expects std > 0.0, but found std={std}")
     kind = _floating("log_normal_", self._type.dtype)
-    return replaced(self, "log_normal_", True, kind, generator, "log_normal", std, mean)
+    return _replaced(self, "log_normal_", True, kind, generator, "log_normal", std, mean)
 
 
 def cauchy_(
@@ -361,7 +434,7 @@ def cauchy_(
     """Numbers of the Cauchy distribution."""
     _require(sigma > 0, "cauchy_", f"expects sigma > 0.0, but found sigma={sigma}")
     kind = _floating("cauchy_", self._type.dtype)
-    return replaced(self, "cauchy_", False, kind, generator, "cauchy", sigma, median)
+    return _replaced(self, "cauchy_", False, kind, generator, "cauchy", sigma, median)
 
 
 def geometric_(self: Tensor, p: float, *, generator: Generator | None = None) -> Tensor:
@@ -369,7 +442,7 @@ def geometric_(self: Tensor, p: float, *, generator: Generator | None = None) ->
     _require(0 < p < 1, "geometric_", f"expects p to be in (0, 1), but got p={p}")
     kind = self._type.dtype if self._type.dtype.is_floating_point else process.default_dtype
     ends = math.log1p(-p)
-    return replaced(self, "geometric_", False, kind.compute, generator, "trials", ends)
+    return _replaced(self, "geometric_", False, kind.compute, generator, "trials", ends)
 
 
 def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None) -> Tensor:
@@ -380,7 +453,7 @@ def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None
         probability = ops.cast(ops.detach(p), kind)
     else:
         probability = _checked_probability("bernoulli_", p)
-    return replaced(self, "bernoulli_", False, kind, generator, "successes", probability)
+    return _replaced(self, "bernoulli_", False, kind, generator, "successes", probability)
 
 
 _EXACT_INTEGERS = {"float64": 1 << 53, "float32": 1 << 24, "float16": 1 << 11, "bfloat16": 1 << 8}

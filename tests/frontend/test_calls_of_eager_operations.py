@@ -137,13 +137,13 @@ OPERATIONS: dict[str, tuple[Call, int]] = {
     "ones": (lambda x, y: flamec.ones(64, 64, device=GPU), 30),
     "full": (lambda x, y: flamec.full((64, 64), 2.5, device=GPU), 29),
     "zeros_like": (lambda x, y: flamec.zeros_like(x), 30),
-    "rand": (lambda x, y: flamec.rand(64, 64, device=GPU), 62),
-    "randn_like": (lambda x, y: flamec.randn_like(x), 59),
-    "normal_": (lambda x, y: x.normal_(1, 2), 67),
-    "bernoulli_": (lambda x, y: x.bernoulli_(0.3), 62),
-    "dropout": (lambda x, y: F.dropout(x, 0.5), 34),
+    "rand": (lambda x, y: flamec.rand(64, 64, device=GPU), 53),
+    "randn_like": (lambda x, y: flamec.randn_like(x), 50),
+    "normal_": (lambda x, y: x.normal_(1, 2), 57),
+    "bernoulli_": (lambda x, y: x.bernoulli_(0.3), 53),
+    "dropout": (lambda x, y: F.dropout(x, 0.5), 24),
     "arange": (lambda x, y: flamec.arange(64, device=GPU), 42),
-    "randint": (lambda x, y: flamec.randint(0, 9, (64, 64), device=GPU), 74),
+    "randint": (lambda x, y: flamec.randint(0, 9, (64, 64), device=GPU), 70),
     "item": (lambda x, y: x[0, 0].item(), 41),
     "to bfloat16": (lambda x, y: x.to(flamec.bfloat16), 25),
     "mul, tracked": (lambda x, y: x.detach().requires_grad_() * y, 49),
@@ -158,8 +158,6 @@ OPERATIONS: dict[str, tuple[Call, int]] = {
 WORK = {
     **dict.fromkeys(("view", "slice", "row", "unbind", "detach"), (0, 0)),
     "where": (2, 0),
-    # the generator's state is copied
-    **dict.fromkeys(("rand", "randn_like", "randint", "normal_", "bernoulli_", "dropout"), (1, 1)),
 }
 
 
