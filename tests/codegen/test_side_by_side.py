@@ -12,7 +12,7 @@ from flamec.codegen.triton.source import EmittedLaunch
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph
 from flamec.ir.plan import ExecutionPlan, Launch
-from flamec.ir.types import TensorType, float32
+from flamec.ir.types import CPU, TensorType, float32, int64
 
 
 def updates(count: int) -> Graph:
@@ -67,7 +67,22 @@ def test_dependent_launches_stay_apart(dependent: bool) -> None:
         return side_by_side.PlannedLaunch(emitted, action.arguments, *sets, alone=False)
 
     pair = [planned({0}, {1}), planned({1}, {2}) if dependent else planned({3}, {4})]
-    assert len(side_by_side.together(pair, "name", "doc")) == (2 if dependent else 1)
+    assert len(side_by_side.together(pair, "name", "doc", lambda _: 9)) == (2 if dependent else 1)
+
+
+def test_the_last_block_overwrites_what_the_others_read() -> None:
+    """The state of random numbers, whatever the order in which blocks run."""
+    b = GraphBuilder()
+    state = b.input(TensorType((2,), int64))
+    words = b.random_bits(state, shape=(5000,))
+    used = b.mul(b.iota(shape=(2,), axis=0, dtype=int64, device=CPU), b.constant(1250, state.type))
+    plan = compile_graph(b.build((words,), {0: b.add(state, used)})).plan
+    (launch,) = plan.actions
+    assert isinstance(launch, Launch)
+    (kernel,) = plan.kernels
+    assert 'sem="acq_rel"' in kernel.text and kernel.parameters[-1][0] == "counters"
+    inputs = [a.buffer for a in launch.arguments].count(plan.inputs[0])
+    assert inputs == 3  # words read it, the last block reads and writes it
 
 
 def counted_updates(count: int) -> Graph:
