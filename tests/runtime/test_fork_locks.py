@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.machinery
 import os
+import signal
+import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -56,3 +61,40 @@ def test_a_lock_that_is_never_given_back_does_not_stop_forks(
     with locks[0]:
         assert in_child(locks[1:])
     assert in_child(locks)
+
+
+class Slow(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds a module of ours, whose import takes until it may end."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        found = name == "flamec.imported_slowly"
+        return importlib.machinery.ModuleSpec(name, self) if found else None
+
+    def exec_module(self, module: Any) -> None:
+        self.begun.set()
+        self.may_end.wait(10)
+        module.is_whole = True
+
+
+def test_a_module_that_another_thread_is_importing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child of a fork meanwhile would wait for it for ever."""
+    slow = Slow()
+    monkeypatch.setattr(sys, "meta_path", [slow, *sys.meta_path])
+    threads = [
+        threading.Thread(target=importlib.import_module, args=("flamec.imported_slowly",)),
+        threading.Timer(0.2, slow.may_end.set),
+    ]
+    for thread in threads:
+        thread.start()
+        slow.begun.wait(10)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(5)
+        os._exit(0 if importlib.import_module("flamec.imported_slowly").is_whole else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    for thread in threads:
+        thread.join()
+    del sys.modules["flamec.imported_slowly"]
