@@ -38,27 +38,34 @@ class World:
         exec(compile(program.source, name, "exec"), self.names)
         self.function = wrap(self.names["step"])
         self._seed = 0
+        self.error: Exception | None = None
 
     def change(self, text: str) -> None:
         """Execute a statement, with random numbers that depend on its text alone."""
+        self.error = None
         state = flamec.get_rng_state()
         exec(text, self.names)
         if "manual_seed" not in text:
             flamec.set_rng_state(state)
 
     def call(self, text: str, backward: bool) -> Any:
-        """Call the function; what can be compared afterwards. ``backward``: through its results,
-        one after the other, as far as what they need is not freed."""
+        """Call the function; what can be compared afterwards, with ``error``, which it raised.
+        ``backward``: through its results, one after the other, as far as what they need is not
+        freed."""
         names: dict[str, Any] = {}
         scope = {**self.names, "data": self._data}
         self._seed = int(text.rsplit("=", 1)[1])
         exec(text, scope, names)
         box = names["box"]
         items = box["a"]
-        result = self.function(names["x"], names["y"], names["n"], box)
+        self.error = None
+        try:
+            result = self.function(names["x"], names["y"], names["n"], box)
+        except Exception as error:
+            result, self.error = [], error
         several = result if isinstance(result, (tuple, list)) else [result]
         tracked = [t.requires_grad for t in several]
-        if backward and tracked[0]:
+        if backward and any(tracked[:1]):
             several[0].sum().backward()
             tracked += [_is_refused(t) for t in several[1:] if t.requires_grad]
         state = [plain(self.names[name]) for name in STATE]
