@@ -11,11 +11,11 @@ program of the first call, where all are numbers, stays for calls like that one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flamec.ir.shape import SymbolicDim, structurally_equal, substitute
+from flamec.ir.shape import Dim, SymbolicDim, structurally_equal, substitute, symbols_of
 from flamec.size_oracle import ShapeGuard
 from flamec.tensor import Tensor
 from flamec.traced_arguments import Dynamic
@@ -45,36 +45,43 @@ def companions(
     return found
 
 
-def settled(dynamic: Dynamic, guards: Iterable[ShapeGuard]) -> tuple[Dynamic, set[Place]]:
+def settled(dynamic: Dynamic, guards: Sequence[ShapeGuard]) -> tuple[Dynamic, set[Place]]:
     """``dynamic`` without the companions that a trace fixed, which are the second result, and with
     one symbol for those that it found to be equal; the same object if there are none.
 
-    Only equalities fix sizes: other questions hold for many.
+    Only equalities fix sizes: other questions hold for many. Of one between several companions
+    what others say is taken into account first.
     """
     sizes = dict(dynamic.sizes.values())
-    first: dict[str, str] = {}  # of the symbols that are one, by each of them
-    fixed: set[str] = set()
-    for guard in guards:
-        asked = sorted(guard.symbols & dynamic.companions)
-        if guard.relation != "==" or not guard.holds or not asked:
+    values: dict[str, Dim] = {}
+
+    def put(found: dict[str, Dim]) -> None:
+        values.update({s: substitute(value, found) for s, value in values.items()} | found)
+
+    equalities = [g for g in guards if g.relation == "==" and g.holds]
+    for guard, at_last in [(g, at_last) for at_last in (False, True) for g in equalities]:
+        left, right = substitute(guard.left, values), substitute(guard.right, values)
+        symbols = symbols_of(left) | symbols_of(right)
+        asked = sorted(symbols & dynamic.companions)
+        if not asked or structurally_equal(left, right):
             continue
         alike: dict[int, str] = {}
-        merged = {s: alike.setdefault(sizes[s], s) for s in asked}
-        values = {s: SymbolicDim.symbol(one) for s, one in merged.items()}
-        if structurally_equal(substitute(guard.left, values), substitute(guard.right, values)):
-            for symbol, one in merged.items():
-                one, other = sorted((first.get(symbol, symbol), first.get(one, one)))
-                first |= {s: one for s in [symbol, other, *first] if first.get(s, s) == other}
-        else:
-            fixed.update(asked)
-    if all(s == one for s, one in first.items()) and not fixed:
+        first = {s: alike.setdefault(sizes[s], s) for s in asked}
+        same: dict[str, Dim] = {s: SymbolicDim.symbol(one) for s, one in first.items() if s != one}
+        if structurally_equal(substitute(left, same), substitute(right, same)):
+            put(same)
+        elif at_last or len(symbols) == 1:
+            put({s: sizes[s] for s in asked})
+    if not values:
         return dynamic, set()
-    fixed = {first.get(symbol, symbol) for symbol in fixed}
-    renamed = {p: (first.get(s, s), size) for p, (s, size) in dynamic.sizes.items()}
-    gone = {place for place, (symbol, _) in renamed.items() if symbol in fixed}
-    kept = {place: size for place, size in renamed.items() if place not in gone}
-    left = {symbol for symbol, _ in kept.values()} & dynamic.companions
-    return replace(dynamic, sizes=kept, companions=frozenset(left)), gone
+    kept: dict[Place, tuple[str, int]] = {}
+    for place, (symbol, size) in dynamic.sizes.items():
+        value = values.get(symbol, SymbolicDim.symbol(symbol))
+        if isinstance(value, SymbolicDim):
+            kept[place] = str(value), size
+    left_over = {symbol for symbol, _ in kept.values()} & dynamic.companions
+    changed = replace(dynamic, sizes=kept, companions=frozenset(left_over))
+    return changed, dynamic.sizes.keys() - kept.keys()
 
 
 def without_companions(dynamic: Dynamic) -> Dynamic:
