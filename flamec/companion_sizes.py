@@ -70,7 +70,10 @@ def settled(dynamic: Dynamic, guards: Sequence[ShapeGuard]) -> tuple[Dynamic, se
         same: dict[str, Dim] = {s: SymbolicDim.symbol(one) for s, one in first.items() if s != one}
         if structurally_equal(substitute(left, same), substitute(right, same)):
             put(same)
-        elif at_last or len(symbols) == 1:
+        elif len(symbols) == 1:
+            if ShapeGuard(left, "==", right, True, None).fixes(asked[0], sizes[asked[0]]):
+                put({s: sizes[s] for s in asked})
+        elif at_last:
             put({s: sizes[s] for s in asked})
     if not values:
         return dynamic, set()
@@ -84,6 +87,15 @@ def settled(dynamic: Dynamic, guards: Sequence[ShapeGuard]) -> tuple[Dynamic, se
     return changed, dynamic.sizes.keys() - kept.keys()
 
 
-def without_companions(dynamic: Dynamic) -> Dynamic:
-    kept = {p: size for p, size in dynamic.sizes.items() if size[0] not in dynamic.companions}
-    return replace(dynamic, sizes=kept, companions=frozenset())
+def fewer_companions(dynamic: Dynamic) -> Dynamic:
+    """What to try where a trace fails: first with one symbol for companions that are equal now,
+    which the function may need, then without any."""
+    first: dict[int, str] = {}
+    kept = {}
+    for place, (symbol, size) in sorted(dynamic.sizes.items()):
+        own = symbol in dynamic.companions
+        kept[place] = first.setdefault(size, symbol) if own else symbol, size
+    if kept == dynamic.sizes:
+        kept = {p: size for p, size in kept.items() if size[0] not in dynamic.companions}
+    left_over = {symbol for symbol, _ in kept.values()} & dynamic.companions
+    return replace(dynamic, sizes=kept, companions=frozenset(left_over))

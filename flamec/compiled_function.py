@@ -22,7 +22,7 @@ from flamec.call_path import CHANGED
 from flamec.capture import Captured, actual_sizes, capture
 from flamec.changed_arguments import containers
 from flamec.collection_pause import collector_rests
-from flamec.companion_sizes import without_companions
+from flamec.companion_sizes import fewer_companions
 from flamec.compilation_stats import GuardFailure, Stats
 from flamec.config import CompileOptions, default_options
 from flamec.counted_loops import needs_counts
@@ -417,7 +417,7 @@ class CompiledFunction:
                         f"{self.name}: {effects.left()[0]}, in this call twice, due to {error}",
                     )
                 if dynamic.companions:
-                    dynamic = without_companions(dynamic)
+                    dynamic = fewer_companions(dynamic)
                     continue
                 if isinstance(error, CompileError) and dynamic.numbers:
                     self._arguments.keep_numbers(key)

@@ -49,6 +49,13 @@ class ShapeGuard:
         result = {"==": left == right, "<": left < right, "<=": left <= right}[self.relation]
         return result == self.holds
 
+    def fixes(self, symbol: str, value: int) -> bool:
+        """Whether this, which asks about one symbol, is so for ``value`` alone, as far as others
+        tell: near ones, small ones and multiples."""
+        near = {value + step for step in (-8, -2, -1, 1, 2, 4, 8, 16, 64)}
+        others = near | {*range(10), 16, 32, 64, 2 * value, 3 * value, 64 * value} - {value}
+        return not any(self.check({symbol: other}) for other in others if other >= 0)
+
     def __str__(self) -> str:
         negated = {"==": "!=", "<": ">=", "<=": ">"}
         relation = self.relation if self.holds else negated[self.relation]

@@ -278,8 +278,7 @@ def _fixed_sizes(captured: Captured, declared: Varying, name: str) -> set[str]:
         if guard.relation != "==" or not guard.holds or len(guard.symbols) != 1:
             continue
         (symbol,) = guard.symbols
-        served = [n for n in range(2 * sizes[symbol] + 64) if guard.check({symbol: n})]
-        if symbol not in names or served != [sizes[symbol]]:
+        if symbol not in names or not guard.fixes(symbol, sizes[symbol]):
             continue
         called = names[symbol]
         size = sizes[symbol] * declared.declared[called].multiple_of
