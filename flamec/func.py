@@ -21,7 +21,7 @@ from flamec.functional_call import (
 )
 from flamec.ir.passes.differentiate import reachable_nodes
 from flamec.ir.types import int64
-from flamec.state import enable_grad
+from flamec.state import enable_grad, thread
 from flamec.structures import Structure, flatten, map_leaves, unflatten
 from flamec.tensor import Tensor
 from flamec.vectorized_map import vmap
@@ -435,6 +435,10 @@ def _released(results: Any, leaves: list[Tensor]) -> Any:
     A history that leads to other tensors is kept: an outer derivative follows it.
     """
     own = {value_of(leaf) for leaf in leaves}
+    if thread.trace is not None:
+        from flamec.autograd.surrounding_history import following_from  # where traces are known
+
+        own |= following_from(thread.trace, leaves)
 
     def release(result: Any) -> Any:
         if not isinstance(result, Tensor) or not result.requires_grad:

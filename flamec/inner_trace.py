@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from flamec.errors import CompileError, user_location
+from flamec.ir.graph import Value
 from flamec.ir.types import TensorType
 from flamec.roots import Root
 from flamec.sources import InputSource
@@ -29,6 +30,7 @@ class InnerTrace(Trace):
         self.is_batch = batch_randomness is not None
         self.outer = thread.trace
         self._captured: dict[Storage, list[Root]] = {}
+        self._values: dict[Tensor, tuple[int, int, Value]] = {}  # of tensors from outside
         if self.outer is not None:
             self.oracle = self.outer.oracle
 
@@ -50,6 +52,17 @@ class InnerTrace(Trace):
         if any(r.written for r in captured):
             raise _shared_memory("reading a tensor")
         return self._lift(tensor)
+
+    def known(self, tensor: Tensor) -> tuple[int, int, Value] | None:
+        """As in a trace; what a tensor from outside is around this one stays noted there."""
+        return tensor._cached if tensor._trace is self else self._values.get(tensor)
+
+    def remember(self, tensor: Tensor, root: Root, value: Value) -> None:
+        if tensor._trace is self:
+            super().remember(tensor, root, value)
+            return
+        self._values[tensor] = (self.serial, root.version, value)
+        self.value_tensors[value] = tensor
 
     def _lift(self, tensor: Tensor) -> Root:
         source = InputSource("captured", held=tensor)
@@ -86,6 +99,7 @@ class InnerTrace(Trace):
         """Let go of all tensors: captured ones that live on remember this trace."""
         self.release()
         self._captured.clear()
+        self._values.clear()
         self.sources.clear()
         self.requires_grad_reads.clear()
         self.gradients.reads.clear()

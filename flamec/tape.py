@@ -84,6 +84,11 @@ def set_leaf(tensor: Tensor, flag: bool) -> None:
         tensor._value = None
 
 
+def tape_tracked(value: Value) -> bool:
+    """Whether a value is recorded on the tape."""
+    return value.node.__class__ is TapeNode or value.__class__ is Leaf
+
+
 class Saved:
     """A concrete value kept for a derivative rule, with the version it had."""
 

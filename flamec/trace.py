@@ -164,7 +164,7 @@ class Trace:
         root = self.root_of(tensor)
         if self.apart_since:
             require_unchanged(self, tensor)
-        cached = tensor._cached
+        cached = self.known(tensor)
         if cached is not None and cached[0] == self.serial and cached[1] == root.version:
             return cached[2]
         steps = self.relative_steps(tensor, root)
@@ -172,10 +172,18 @@ class Trace:
         if steps and is_detached(steps):
             value = with_own_history(self, tensor, root, value)
         if tensor._requires_grad and value not in self.leaf_tensors:
+            first = next((v for v, t in self.leaves() if t is tensor), None) if steps else None
+            if first is not None:  # the memory of a leaf that is a view was written to
+                value = WriteBuilder(self).overwrite(value, first)
+                self.first_values[value] = first
             self.leaf_tensors[value] = tensor
             self.tracked.add(value)
         self.remember(tensor, root, value)
         return value
+
+    def known(self, tensor: Tensor) -> tuple[int, int, Value] | None:
+        """What is noted of the value of a tensor: the trace, the memory's version, the value."""
+        return tensor._cached
 
     def seen_through(self, value: Value, steps: Sequence[ViewStep]) -> Value:
         """``value`` seen through view steps."""

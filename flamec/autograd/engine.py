@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flamec.autograd.anomaly_mode import check_gradients
 from flamec.autograd.backward_pass import BackwardPass
@@ -23,7 +23,7 @@ from flamec.freed_histories import saves
 from flamec.ir.batching import Operand
 from flamec.ir.graph import Node, Value
 from flamec.ir.op import CONTROL, Derivative, DerivativeContext, OpKind
-from flamec.ir.passes.differentiate import backpropagate, reachable_nodes
+from flamec.ir.passes.differentiate import backpropagate, depending_on, reachable_nodes
 from flamec.ir.passes.rematerialize import Rematerializer
 from flamec.recomputed_parts import reads_changed_memory
 from flamec.state import (
@@ -35,9 +35,12 @@ from flamec.state import (
     set_grad_enabled,
     thread,
 )
-from flamec.tape import Leaf, TapeNode, freed_error, tape_value, unpack
+from flamec.tape import Leaf, TapeNode, freed_error, tape_tracked, tape_value, unpack
 from flamec.tensor import Tensor
 from flamec.watching import unwatched
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = [
     "backward",
@@ -137,13 +140,21 @@ def grad(
     seeds = _seeds("grad", roots, grad_outputs, create_graph, is_grads_batched)
     keep_graph = create_graph if retain_graph is None else retain_graph
     targets = [_require_value(t) for t in wanted]
-    behind = {} if thread.trace is None else leading_outside(thread.trace, wanted)
-    found = _run(seeds, targets, create_graph, keep_graph, size, [*targets, *behind])
+    trace = thread.trace
+    behind = {} if trace is None else leading_outside(trace, wanted)
+    around, further = {}, {}
+    if trace is not None and trace.host is None:
+        from flamec.autograd.surrounding_history import gradients_around, leading_around
+
+        around = leading_around(trace, wanted)
+    found = _run(seeds, targets, create_graph, keep_graph, size, [*targets, *behind, *around])
+    if around and trace is not None:
+        further = gradients_around(trace, around, found, wanted, create_graph, size)
     for tensor in (tensor for value, tensor in behind.items() if value in found):
         raise unknown_outer_gradient(tensor.shape)
     results: list[Tensor | None] = []
-    for tensor, value in zip(wanted, targets, strict=True):
-        gradient = found.get(value)
+    for place, (tensor, value) in enumerate(zip(wanted, targets, strict=True)):
+        gradient = further[place] if place in further else found.get(value)
         if gradient is None and materialize_grads:
             shape = tensor._type.shape if size is None else (size, *tensor._type.shape)
             gradient = tensor_builder.full_like(0.0, tensor._type.with_shape(shape))
@@ -263,12 +274,10 @@ def _run(
     """
     nodes = _reachable(seeds)
     trace = thread.trace
-    tracked: Callable[[Value], bool] = (
-        _tape_tracked if trace is None else trace.tracked.__contains__
-    )
+    tracked: Callable[[Value], bool] = tape_tracked if trace is None else trace.tracked.__contains__
     retained: dict[Value, Tensor] = {}
     if paths is not None:
-        tracked = _depending_on(paths, nodes, tracked)
+        tracked = depending_on(paths, nodes, tracked)
     if trace is not None or paths is not None or len(RETAINED):  # else all nodes are the tape's
         nodes, retained = _relevant(nodes, tracked)
     reached = chain(seeds, (v for n in nodes for v in (*n.inputs, *n.outputs)))
@@ -405,17 +414,6 @@ def _run_unwatched(
     return rule(tensor_builder, context, *incoming)
 
 
-def _depending_on(
-    targets: Sequence[Value], nodes: Sequence[Node], tracked: Callable[[Value], bool]
-) -> Callable[[Value], bool]:
-    """Whether a value is tracked and depends on one of ``targets``."""
-    found = set(targets)
-    for node in nodes:
-        if not found.isdisjoint(node.inputs):
-            found.update(v for v in node.outputs if tracked(v))
-    return {value for value in found if tracked(value)}.__contains__
-
-
 @unwatched
 def _relevant(
     nodes: list[Node], tracked: Callable[[Value], bool]
@@ -446,10 +444,6 @@ def retain_grad(tensor: Tensor) -> None:
     if not tensor._requires_grad:
         tensor._retains_grad = True
         RETAINED[_require_value(tensor)] = tensor
-
-
-def _tape_tracked(value: Value) -> bool:
-    return value.node.__class__ is TapeNode or value.__class__ is Leaf
 
 
 def _accumulate(leaf: Tensor, gradient: Tensor, create_graph: bool, owned: set[int]) -> None:

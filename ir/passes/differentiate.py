@@ -176,6 +176,17 @@ def dependents(graph: Graph, sources: Iterable[Value]) -> set[Value]:
     return found
 
 
+def depending_on(
+    targets: Sequence[Value], nodes: Sequence[Node], tracked: Callable[[Value], bool]
+) -> Callable[[Value], bool]:
+    """Whether a value is tracked and depends on one of ``targets``."""
+    found = set(targets)
+    for node in nodes:
+        if not found.isdisjoint(node.inputs):
+            found.update(v for v in node.outputs if tracked(v))
+    return {value for value in found if tracked(value)}.__contains__
+
+
 def differentiate_graph(
     graph: Graph,
     wrt: Sequence[int],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import flamec
-from flamec import Tensor
+from flamec import Tensor, autograd
 
 Function = Callable[[Tensor], Tensor]
 EITHER = pytest.mark.parametrize("wrap", [lambda f: f, flamec.compile], ids=["eager", "compiled"])
@@ -395,3 +395,16 @@ def test_what_is_behind_detach_has_a_history_of_its_own(compiled: bool) -> None:
         y = flamec.tensor([4.0, 5.0, 6.0], requires_grad=True)
         (flamec.compile(function) if compiled else function)(x, y).sum().backward()
         assert y.grad.tolist() == want and x.grad is None
+
+
+@EITHER
+def test_a_leaf_that_is_a_view_is_one_leaf_when_its_memory_is_written(wrap: Any) -> None:
+    def function(w: Tensor) -> Tensor:
+        memory = w * 1
+        part = memory[1:].requires_grad_()
+        before = (part * 3).sum()
+        memory.mul_(2)
+        (found,) = autograd.grad(before + (part * part.detach()).sum(), part)
+        return found
+
+    assert wrap(function)(flamec.tensor([1.0, 2.0, 3.0])).tolist() == [7.0, 9.0]
