@@ -14,7 +14,7 @@ import numpy as np
 
 from flamec.device_array import DeviceArray
 from flamec.dispatch import apply_named, tensor_builder, write
-from flamec.errors import OperationError, OperationTypeError, unknown_value, user_location
+from flamec.errors import OperationError, OperationTypeError, user_location
 from flamec.functional.arguments import store
 from flamec.functional.promotion import as_tensors, is_number
 from flamec.gpu import gpu_of
@@ -94,9 +94,8 @@ def item(self: Tensor) -> bool | int | float:
     """
     count = self.shape.numel()
     trace = thread.trace
-    if trace is not None and count == 1 and self._type.dtype is not bool_:
-        if not trace.gives_numbers:
-            raise unknown_value("item()", trace.is_batch, trace.body_of)
+    gives_number = trace is not None and trace.gives_numbers
+    if gives_number and count == 1 and self._type.dtype is not bool_:
         number: Any = RuntimeNumber.of(_detached_number(self))
         return number
     value: bool | int | float = _one_value(

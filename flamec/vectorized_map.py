@@ -21,10 +21,11 @@ from flamec.ir.graph import Node, Value
 from flamec.ir.op import OpKind
 from flamec.ir.passes.differentiate import reachable_nodes
 from flamec.ir.shape import Dim, equal
-from flamec.state import set_grad_enabled, thread
+from flamec.state import no_grad, set_grad_enabled, thread
 from flamec.structures import Structure, flatten, unflatten
 from flamec.tensor import ExampleStorage, Tensor
 from flamec.trace import Trace
+from flamec.values import concrete_array
 
 __all__ = ["vmap"]
 
@@ -136,6 +137,31 @@ def _batch_size(leaves: Sequence[Any], dims: Sequence[int | None]) -> Dim:
 # one run -----------------------------------------------------------------------------------
 
 
+class BatchTrace(InnerTrace):
+    """The trace of a function of one element of a batch."""
+
+    def read_value(self, tensor: Tensor, what: str, recurs: bool = False) -> Any:
+        """Values can be read of what is the same for all elements, and is not drawn."""
+        value = self.value_of(tensor)
+        known = {
+            v: Operand(source.tensor, False)
+            for v, source in zip(self.builder.graph_inputs, self.sources, strict=True)
+            if source.kind == "captured"
+        }
+        nodes = reachable_nodes([value], lambda value: False)
+        made = {*known, *(v for node in nodes for v in node.outputs)}
+        needed = (value, *(v for node in nodes for v in node.inputs))
+        if any(v not in made for v in needed) or any(n.op.kind is OpKind.RANDOM for n in nodes):
+            return super().read_value(tensor, what, recurs)
+        thread.trace = self.outer
+        try:
+            with no_grad():
+                _emit(self, [value], BatchBuilder(tensor_builder, 1), known, "error")
+            return concrete_array(known[value].value, what, recurs)
+        finally:
+            thread.trace = self
+
+
 def _run(
     func: Callable[..., Any],
     leaves: list[Any],
@@ -145,7 +171,7 @@ def _run(
     out_dims: Any,
     randomness: str,
 ) -> Any:
-    trace = InnerTrace(randomness)
+    trace = BatchTrace(randomness)
     thread.trace = trace
     try:
         examples = [

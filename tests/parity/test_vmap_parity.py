@@ -242,3 +242,40 @@ def test_hessian_of_one_example_is_that_of_the_batch() -> None:
     a, _, _ = tensors(flamec)
     h = vmap(hessian(lambda x: (x**4).sum()))(a)
     agree(h, 12 * flamec.diag_embed(a**2))
+
+
+SHARED = {  # what Python reads of tensors that are the same for all examples
+    "item": lambda f, x, w, flag: f.vmap(lambda v: v * flag.item())(x),
+    "branch": lambda f, x, w, flag: f.vmap(lambda v: v * (2 if flag == 1 else 3))(x),
+    "computed": lambda f, x, w, flag: f.vmap(lambda v: v * float((w * 2).sum()))(x),
+    "index": lambda f, x, w, flag: f.vmap(lambda v: v[int(flag)] + v[w > 0].sum())(x),
+    "numpy": lambda f, x, w, flag: f.vmap(lambda v: v * float(w.numpy()[1]))(x),
+    "argument": lambda f, x, w, flag: f.vmap(lambda v, k: v * k.item(), (0, None))(x, w[0]),
+    "nested": lambda f, x, w, flag: f.vmap(f.vmap(lambda v: v * w.max().item()))(x),
+    "written": lambda f, x, w, flag: f.vmap(lambda v: v * flag.add_(1).item())(x),
+    "jacfwd": lambda f, x, w, flag: f.jacfwd(lambda v: v**2 if v.sum() < 0 else v)(w),
+    "hessian": lambda f, x, w, flag: f.hessian(lambda v: (v**3).sum() * v.max().item())(w),
+    "per sample": lambda f, x, w, flag: f.vmap(
+        f.grad(lambda p, v: (p * v).sum() * (2 if flag.item() else 3)), (None, 0)
+    )(w, x),
+}
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_values_of_what_all_examples_share_can_be_read(case: str) -> None:
+    def operands(lib: Any) -> list[Any]:
+        values = [[1.0, 2.0], [3.0, 4.0]], [0.5, -2.0], 1
+        return [lib.tensor(v) for v in values]
+
+    mine, theirs = operands(flamec), operands(torch)
+    agree(SHARED[case](flamec.func, *mine), SHARED[case](torch.func, *theirs))
+    agree(mine[2], theirs[2])
+
+
+def test_values_of_one_example_cannot_be_read() -> None:
+    x = flamec.ones(2, 2)
+    for f in (lambda v: v * v.sum().item(), lambda v: v * (v + x[0] > 0).all().item()):
+        with pytest.raises(RuntimeError, match="stands for all examples"):
+            vmap(f)(x)
+    with pytest.raises(RuntimeError, match="stands for all examples"):
+        vmap(lambda v: v * flamec.rand(()).item(), randomness="different")(x)
