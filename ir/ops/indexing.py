@@ -69,9 +69,20 @@ def _infer_index(types: Types, attributes: Attributes) -> TensorType:
     return x.with_shape((*shape, *x.shape[len(indices) :]))
 
 
+def _taken(x: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """``x[index]``; of a dense array in another order of dimensions where its elements lie, since
+    NumPy copies that first."""
+    if index.ndim == 1 and not x.flags.c_contiguous:
+        order = sorted(range(x.ndim), key=lambda axis: -x.strides[axis])
+        dense = x.transpose(order)
+        if dense.flags.c_contiguous:
+            return dense.take(index, axis=order.index(0)).transpose(np.argsort(order))
+    return x.take(index, axis=0)
+
+
 def _evaluate_index(attributes: Attributes, x: np.ndarray, *indices: np.ndarray) -> np.ndarray:
     try:
-        return x.take(indices[0], axis=0) if len(indices) == 1 else x[indices]
+        return _taken(x, indices[0]) if len(indices) == 1 else x[indices]
     except IndexError:
         _check_range("index", x, indices)
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from index_expressions import Index, assign, indices, is_basic, read, shapes
 
 import flamec
 from flamec.errors import DataDependentError
+from flamec.ir.op import lookup
 
 
 def numbers(shape: tuple[int, ...]) -> np.ndarray:
@@ -290,3 +292,16 @@ def test_searches_compiled_for_tables_of_any_size() -> None:
         table = np.sort(values[2 : 2 + size])
         found = search(flamec.from_numpy(table), flamec.from_numpy(values)).numpy()
         np.testing.assert_array_equal(found, np.searchsorted(table, values))
+
+
+def test_columns_are_taken_where_rows_lie() -> None:
+    """Of a transposed array no dense copy is made before its elements are taken."""
+    x = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+    places = np.array([2, 0, -1, 2])
+    for order in itertools.permutations(range(3)):
+        turned = x.transpose(order)
+        taken = lookup("index").evaluate({}, turned, places % turned.shape[0])
+        np.testing.assert_array_equal(taken, turned[places])
+        assert taken.transpose(np.argsort(order)).flags.c_contiguous
+    with pytest.raises(IndexError, match="out of bounds"):
+        flamec.from_numpy(x).permute(2, 0, 1)[flamec.tensor([5])]
