@@ -47,6 +47,7 @@ _MOST_SIGNATURES = 64  # of one composite: numbers among its arguments may diffe
 _lock = held_in_forks(threading.RLock())
 _signatures: Counter[Composite] = Counter()
 _warned: set[Composite] = set()
+_MOST_NODES = 64  # of a function that is not declared as a composite
 _MOST_PROGRAMS = 16  # that differ in what they assume of sizes; later calls are not fused
 
 
@@ -65,6 +66,8 @@ def bind(
     try:
         program = _program(composite, args, kwargs, tensors, sizes)
         if program is None:
+            return None
+        if composite.short and len(program.forward.nodes) > _MOST_NODES:
             return None
         if isinstance(tensors[0]._array, np.ndarray):
             if not cpu_eager.is_worth_compiling(program.forward, sizes.bindings):

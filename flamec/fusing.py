@@ -40,7 +40,8 @@ class Composite:
     """A function declared with ``fused``.
 
     ``dimensions``: the names and positions of arguments that are sizes; ``kernels``: of those
-    whose sizes are numbers, see ``fused``.
+    whose sizes are numbers, see ``fused``. ``short``: it is one program only if that is short,
+    because compiling a long one takes long.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Composite:
         function: Callable[..., Any],
         dimensions: tuple[str, ...],
         kernels: tuple[str, ...] = (),
+        short: bool = False,
     ) -> None:
         self.function = function
+        self.short = short
         self.name: str = function.__name__.lstrip("_")
         names = list(inspect.signature(function).parameters) if dimensions or kernels else []
         self.dimensions = tuple((name, names.index(name)) for name in dimensions)
@@ -110,7 +113,7 @@ class InPlace:
         dimensions: tuple[str, ...] = (),
         on_cpu: bool = True,
     ) -> None:
-        self.composite = Composite(function, dimensions)
+        self.composite = Composite(function, dimensions, short=not on_cpu)
         self._least_on_cpu = _LEAST_ON_CPU if on_cpu else math.inf
 
     def __call__(self, target: Tensor, *args: Any, **kwargs: Any) -> bool:

@@ -36,6 +36,7 @@ from flamec.functional.promotion import (
     result_dtype,
 )
 from flamec.functional.unary import copied
+from flamec.fusing import fused
 from flamec.host_numbers import computed_of_sizes, is_of_sizes
 from flamec.ir.op import lookup
 from flamec.ir.shape import Dim, SymbolicDim, less
@@ -387,14 +388,26 @@ def _evenly_spaced(name: str, start: Any, end: Any, steps: Any, settings: Option
         raise OperationError(
             f"{name}(): number of steps must be nonnegative (at {user_location()})"
         )
-    first, last = (on_device(x, device) for x in convert_operands((start, end), float64))
+    first, last = (
+        constant(x, float64, device)
+        if isinstance(x, (int, float))
+        else on_device(convert_operands((x,), float64)[0], device)
+        for x in (start, end)
+    )
     if first._type.shape or last._type.shape:
         raise OperationError(f"{name}(): start and end must be numbers (at {user_location()})")
     if not settings.dtype.is_floating_point:
         first, last = (ops.cast(ops.cast(x, int64), float64) for x in (first, last))
-    place = ops.iota(shape=(count,), axis=0, dtype=float64, device=device)
     if not isinstance(count, SymbolicDim) and count < 2:
+        place = ops.iota(shape=(count,), axis=0, dtype=float64, device=device)
         return ops.add(place, first)
+    return _between(first, last, count)
+
+
+@fused("count")
+def _between(first: Tensor, last: Tensor, count: Dim) -> Tensor:
+    """At least two numbers."""
+    place = ops.iota(shape=(count,), axis=0, dtype=float64, device=first._type.device)
     steps_between, half = constant(count - 1, float64), constant(count // 2, float64)
     if isinstance(count, SymbolicDim):  # which may be 1: then the only number is the first
         steps_between, half = ops.maximum(steps_between, 1.0), ops.maximum(half, 1.0)

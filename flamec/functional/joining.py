@@ -170,11 +170,14 @@ def _axis_with_size(name: str, input: Tensor, dim: int) -> tuple[int, Dim]:
 
 
 def _windows(input: Tensor, axis: int, counts: Sequence[Dim]) -> tuple[Tensor, ...]:
+    before = (slice(None),) * axis
     parts = []
     start: Dim = 0
     for count in counts:
-        parts.append(window(input, axis, start, count))
-        start = start + count
+        end = start + count
+        part = eager_view(input, (*before, slice(start, end)))
+        parts.append(window(input, axis, start, count) if part is None else part)
+        start = end
     return tuple(parts)
 
 

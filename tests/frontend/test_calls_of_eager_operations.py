@@ -143,6 +143,8 @@ OPERATIONS: dict[str, tuple[Call, int]] = {
     "bernoulli_": (lambda x, y: x.bernoulli_(0.3), 53),
     "dropout": (lambda x, y: F.dropout(x, 0.5), 24),
     "arange": (lambda x, y: flamec.arange(64, device=GPU), 42),
+    "linspace": (lambda x, y: flamec.linspace(0, 1, 64, device=GPU), 54),
+    "chunk": (lambda x, y: x.chunk(4), 41),
     "randint": (lambda x, y: flamec.randint(0, 9, (64, 64), device=GPU), 70),
     "item": (lambda x, y: x[0, 0].item(), 41),
     "to bfloat16": (lambda x, y: x.to(flamec.bfloat16), 25),
@@ -156,8 +158,9 @@ OPERATIONS: dict[str, tuple[Call, int]] = {
 
 # What is neither one launch nor one copy or fill: launches, and copies and fills.
 WORK = {
-    **dict.fromkeys(("view", "slice", "row", "unbind", "detach"), (0, 0)),
+    **dict.fromkeys(("view", "slice", "row", "unbind", "chunk", "detach"), (0, 0)),
     "where": (2, 0),
+    "linspace": (2, 0),
 }
 
 
@@ -173,6 +176,16 @@ def test_launches_and_copies(cu: DriverStandIn, name: str) -> None:
     launches = done["cuLaunchKernel"]
     copies = sum(n for kind, n in done.items() if kind.startswith(("cuMemcpy", "cuMemset")))
     assert (launches, copies) == WORK.get(name, (launches, 1 - launches)), done
+
+
+def test_a_long_function_is_no_program(cu: DriverStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_call, "_MOST_NODES", 0)
+    x = flamec.ones(8, 8, device=GPU)
+    for _ in range(2):
+        before = cu.calls.copy()
+        x.pow_(2)
+    done = cu.calls - before
+    assert (done["cuLaunchKernel"], done["cuMemcpyDtoDAsync"]) == (1, 1)
 
 
 # Of a million elements: functions in Python, and launches of kernels.
