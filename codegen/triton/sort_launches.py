@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flamec.codegen.errors import LoweringError
 from flamec.codegen.lower.group import LoweredKernel
 from flamec.codegen.lower.lanes import MEMORY_DTYPES
 from flamec.codegen.options import CodegenOptions
@@ -48,12 +47,12 @@ UNSIGNED = ("bool", "u8")
 
 
 def longest_lines(kernels: Iterable[LoweredKernel]) -> list[list[Any]]:
-    """Steps that sort symbolic lines: the name, the size, and from where on it is too large."""
-    sorts = [k.kernel for k in kernels if k.kernel.sort is not None]
+    """Steps that sort lines which may be too long: the name, the size, and from where on it is."""
+    sorts = [(k.kernel.name, k.kernel.sort.size) for k in kernels if k.kernel.sort is not None]
     return [
-        [kernel.name, format_dim(kernel.sort.size), LARGEST_SIZE]
-        for kernel in sorts
-        if kernel.sort is not None and isinstance(kernel.sort.size, SymbolicDim)
+        [name, format_dim(size), LARGEST_SIZE]
+        for name, size in sorts
+        if isinstance(size, SymbolicDim) or size >= LARGEST_SIZE
     ]
 
 
@@ -112,8 +111,6 @@ class SortLaunches:
         assert sort is not None
         self.sort: Sort = sort
         self.rows = sort.outer * sort.inner
-        if isinstance(sort.size, int) and sort.size >= LARGEST_SIZE:
-            raise LoweringError(f"cannot sort lines of {sort.size} elements on a GPU")
         bits = 8 * MEMORY_DTYPES[sort.memory].itemsize
         self.words = 2 if bits == 64 else 1
         self.key_bits = min(bits, 32)  # of a word

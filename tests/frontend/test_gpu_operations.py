@@ -183,7 +183,9 @@ def test_lines_that_are_too_long_to_sort(monkeypatch: pytest.MonkeyPatch) -> Non
     """Their places do not fit in what a key leaves room for; programs are for all sizes."""
     driver_stand_in.install(monkeypatch)
     x = flamec.zeros(1, dtype=flamec.uint8, device="cuda").expand(1 << 31)  # one element
-    for call in (flamec.sort, flamec.argsort, lambda x: x.topk(3), lambda x: x.kthvalue(2)):
+    compiled = [flamec.compile(lambda x: x.sort()[0] + 1, dynamic=d) for d in (False, True)]
+    calls: Any = (flamec.sort, flamec.argsort, lambda x: x.topk(3), lambda x: x.kthvalue(2))
+    for call in (*calls, *compiled):
         with pytest.raises(OperationError, match="a line of 2147483648 elements") as raised:
             call(x)
         assert str(raised.value).count("test_gpu_operations") == 1
