@@ -57,13 +57,15 @@ def interrupted(work: Callable[[], Any], seconds: float) -> bool:
 
 
 class Training:
-    """A model with an optimizer; ``state`` is all that a step changes, as bytes."""
+    """A model with an optimizer; ``state`` is all that a step changes, as bytes. ``random``: the
+    state of the generator, which is this training's as long as ``drawing`` lasts."""
 
     def __init__(self, body: Callable[[flamec.Tensor], flamec.Tensor], **options: Any) -> None:
         flamec.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(40, 60), nn.Tanh(), nn.Linear(60, 30))
         self.adam = optim.AdamW(self.model.parameters(), lr=0.01)
         self.x = flamec.randn(50, 40)
+        self.random = flamec.get_rng_state()
 
         def step(x: flamec.Tensor) -> flamec.Tensor:
             self.adam.zero_grad()
@@ -77,13 +79,23 @@ class Training:
     def run(self) -> None:
         self.step(self.x)
 
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        flamec.set_rng_state(self.random)
+        yield
+        self.random = flamec.get_rng_state()
+
     def steps(self) -> int:
         state = self.adam.state.get(next(self.model.parameters()), {})
         return int(state["step"].item()) if state else 0
 
     def state(self) -> bytes:
         slots = [s for p in self.adam.state.values() for s in p.values()]
-        tensors = [*self.model.parameters(), *(s for s in slots if isinstance(s, flamec.Tensor))]
+        tensors = [
+            self.random,
+            *self.model.parameters(),
+            *(s for s in slots if isinstance(s, flamec.Tensor)),
+        ]
         return b"".join(t.detach().numpy().tobytes() for t in tensors)
 
 
@@ -96,6 +108,13 @@ def split(y: flamec.Tensor) -> flamec.Tensor:
     return loss * 2 if loss.detach() > 0.05 else loss * 3
 
 
+def drawn(y: flamec.Tensor) -> flamec.Tensor:
+    """With random numbers, in both parts of a program that is split."""
+    y = nn.functional.dropout(y, 0.5)
+    loss = split(y)
+    return loss * flamec.rand(()) + nn.functional.dropout(y, 0.25).mean()
+
+
 def on_host(y: flamec.Tensor) -> flamec.Tensor:
     """With an operation in the middle of the program that Python computes."""
     return y.sort(1)[0].square().mean()
@@ -104,6 +123,7 @@ def on_host(y: flamec.Tensor) -> flamec.Tensor:
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "plain": (plain, {"backend": "c"}),
     "split": (split, {"backend": "c"}),
+    "draws": (drawn, {"backend": "c"}),
     "host": (on_host, {"backend": "c"}),
     "strict": (plain, {"backend": "c", "numerics": "strict"}),
     "evaluated": (plain, {"backend": "evaluate"}),
@@ -112,14 +132,16 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_interrupted_step_is_whole_or_did_not_happen(case: str) -> None:
-    """Parameters, optimizer state and count are those of a training that was not interrupted."""
+    """Parameters, optimizer state, count and generator are those of a training that was not
+    interrupted."""
     body, options = CASES[case]
     training, reference = Training(body, **options), Training(body, **options)
     rng = random.Random(case)
     started = time.perf_counter()
-    for _ in range(5):
-        training.run()
-        reference.run()
+    for one in (training, reference):
+        with one.drawing():
+            for _ in range(5):
+                one.run()
     duration = (time.perf_counter() - started) / 50
 
     def forever() -> None:
@@ -127,10 +149,12 @@ def test_an_interrupted_step_is_whole_or_did_not_happen(case: str) -> None:
             training.run()
 
     for number in range(INTERRUPTS):
-        assert interrupted(forever, rng.random() * duration)
+        with training.drawing():
+            assert interrupted(forever, rng.random() * duration)
         assert training.steps() >= reference.steps()
-        while reference.steps() < training.steps():
-            reference.run()
+        with reference.drawing():
+            while reference.steps() < training.steps():
+                reference.run()
         assert training.state() == reference.state(), f"a step is half done: {case}, {number}"
 
 
