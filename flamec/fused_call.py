@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -46,8 +46,10 @@ _programs: dict[Any, list[FusedProgram | NotFusable]] = {}
 _MOST_SIGNATURES = 64  # of one composite: numbers among its arguments may differ at each call
 _lock = held_in_forks(threading.RLock())
 _signatures: Counter[Composite] = Counter()
+_numbers: defaultdict[Composite, set[tuple[Any, ...]]] = defaultdict(set)
 _warned: set[Composite] = set()
 _MOST_NODES = 64  # of a function that is not declared as a composite
+_MOST_NUMBERS = 8  # choices of numbers among its arguments, which may be others at each call
 _MOST_PROGRAMS = 16  # that differ in what they assume of sizes; later calls are not fused
 
 
@@ -118,7 +120,11 @@ def _program(
             return None
         if not known:
             _signatures[composite] += 1
+            values = (*args, *kwargs.values())
+            _numbers[composite].add(tuple([v for v in values if isinstance(v, (int, float))]))
         if _signatures[composite] > _MOST_SIGNATURES:
+            return None
+        if composite.short and len(_numbers[composite]) > _MOST_NUMBERS:
             return None
         try:
             try:

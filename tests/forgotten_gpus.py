@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 import pytest
@@ -21,6 +21,7 @@ def forget_gpus(monkeypatch: pytest.MonkeyPatch, gpus: Mapping[int, Gpu]) -> Non
     monkeypatch.setattr(fusing, "_calls", fusing._Calls())
     monkeypatch.setattr(fused_call, "_programs", {})
     monkeypatch.setattr(fused_call, "_signatures", Counter())
+    monkeypatch.setattr(fused_call, "_numbers", defaultdict(set))
     monkeypatch.setattr(arguments, "_present", set())
     monkeypatch.setattr(promotion, "_CONSTANTS", {})
     monkeypatch.setattr(random, "_gpu_generators", {})

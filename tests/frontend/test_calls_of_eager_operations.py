@@ -188,6 +188,16 @@ def test_a_long_function_is_no_program(cu: DriverStandIn, monkeypatch: pytest.Mo
     assert (done["cuLaunchKernel"], done["cuMemcpyDtoDAsync"]) == (1, 1)
 
 
+def test_numbers_that_vary_do_not_make_programs_without_end(cu: DriverStandIn) -> None:
+    x = flamec.ones(8, 8, device=GPU)
+    x[:, 1:].mul_(0.5)
+    x.pow_(0.5)
+    for i in range(40):
+        x[:, 1:].mul_(1 + i / 64)
+        x.pow_(1 + i / 64)
+    assert len(eager_programs._programs) < 40
+
+
 # Of a million elements: functions in Python, and launches of kernels.
 LARGE: dict[str, tuple[Callable[[Any, Any, Any], Any], int, int]] = {
     "nonzero": (lambda x, i, mask: mask.nonzero(), 95, 3),
