@@ -292,6 +292,11 @@ class Tensor:
             raise TypeError("iteration over a 0-d tensor")
         return (self[i] for i in range(len(self)))
 
+    def __reversed__(self) -> Tensor:
+        """What ``reversed(x)`` gives: the rows in the other order, as one tensor."""
+        flipped: Tensor = self.flip(0) if self._type.shape else self
+        return flipped
+
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:  # called for attributes that are not there

@@ -295,7 +295,7 @@ class ParameterList(Module):
         return self
 
     def extra_repr(self) -> str:
-        return "\n".join(f"  ({i}): {_described(v)}" for i, v in enumerate(self))
+        return "\n".join(f"  ({i}): {_described(v, 'dtype')}" for i, v in enumerate(self))
 
 
 class ParameterDict(Module):
@@ -402,15 +402,17 @@ class ParameterDict(Module):
         return self
 
     def extra_repr(self) -> str:
-        return "\n".join(f"  ({k}): {_described(v)}" for k, v in self.items())
+        return "\n".join(f"  ({k}): {_described(v, 'type')}" for k, v in self.items())
 
 
-def _described(value: Any) -> str:
+def _described(value: Any, by: str) -> str:
+    """PyTorch's lists of parameters name the ``dtype``, dictionaries the ``type``."""
     if not isinstance(value, Tensor):
         return f"Object of type: {type(value).__name__}"
     kind = "Parameter" if isinstance(value, Parameter) else "Tensor"
     sizes = "x".join(str(d) for d in value.shape)
-    return f"{kind} containing: [{value.dtype} of size {sizes}]"
+    what = value.type() if by == "type" else value.dtype
+    return f"{kind} containing: [{what} of size {sizes}]"
 
 
 class Identity(Module):
