@@ -268,6 +268,21 @@ def _() -> None:
     assert second(flamec).shape == (2, 2)
 
 
+@row("gradients of relu")
+def _() -> None:
+    for name in ("relu", "leaky_relu", "hardtanh", "relu6", "softshrink"):
+        for package, zero in ((torch, [0.0, 0.0]), (flamec, None)):
+            x = package.ones(3, requires_grad=True)
+            weight, bias = package.full((2, 3), 0.1), package.zeros(2)
+            weight.requires_grad_(), bias.requires_grad_()
+            hidden = package.nn.functional.linear(x, weight, bias)
+            total = getattr(package.nn.functional, name)(hidden).sum()
+            (slope,) = package.autograd.grad(total, x, create_graph=True)
+            slope.pow(2).sum().backward()
+            assert weight.grad is not None
+            assert (None if bias.grad is None else bias.grad.tolist()) == zero
+
+
 @row("derivatives where a formula breaks")
 def _() -> None:
     def slopes(package: Any) -> list[float]:
