@@ -17,7 +17,9 @@ from flamec import random
 from flamec.distributions.implicit_gradients import _share_slope
 from flamec.functional import (
     along_dimension,
+    creation,
     poisson,
+    sampling,
     searching,
     statistics,
     true_places,
@@ -88,6 +90,8 @@ def _along_dimensions() -> list[Case]:
         ),
         Case("numbered", lambda x: true_places._numbered(x.below(2, 21) == 1, 8)),
         Case("put_places", lambda x: _under_mask(x, False)),
+        Case("unravelled", lambda x: true_places._unravelled(x.below(60, 7), (3, 4, 5))),
+        Case("rows", lambda x: true_places._rows(x.below(60, 7), (3, 4, 5))),
         Case("put_elements", lambda x: _under_mask(x, True)),
         Case("histogram", _histogram),
         Case("extremes", lambda x: statistics._extremes(x.below(9, 30))),
@@ -270,6 +274,11 @@ def _normal(device: Any) -> Any:
     return random.normal_numbers((40, 6), flamec.float64, flamec.device(device))
 
 
+def _log_normal(x: Operands) -> Any:
+    type = flamec.zeros(40, 6, dtype=flamec.float64, device=x.device)._type
+    return sampling._values_of(type, True, flamec.float64, None, "log_normal", 0.5, 1.0)
+
+
 def _drawing() -> list[Case]:
     return [
         Case("uniform_like", lambda x: random.uniform_like(x(40, 6, recorded=False))),
@@ -282,6 +291,8 @@ def _drawing() -> list[Case]:
             "numbers",
             lambda x: poisson._numbers(x(4, 6, positive=True, recorded=False) * 8, 2, None),
         ),
+        Case("drawn_values", _log_normal),
+        Case("between", lambda x: creation._between(x(recorded=False), x(recorded=False), 21)),
         Case(
             "drawn",
             lambda x: random.normal_numbers((40, 6), flamec.float64, flamec.device(x.device)),
