@@ -6,10 +6,26 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 import flamec
 from flamec.distributions.combined import Independent, LogNormal
-from flamec.distributions.continuous import Exponential, Laplace, Normal, Uniform
-from flamec.distributions.discrete import Bernoulli, Categorical, OneHotCategorical, Poisson
+from flamec.distributions.continuous import (
+    Cauchy,
+    Exponential,
+    Gumbel,
+    HalfNormal,
+    Laplace,
+    Normal,
+    Uniform,
+)
+from flamec.distributions.discrete import (
+    Bernoulli,
+    Categorical,
+    Geometric,
+    OneHotCategorical,
+    Poisson,
+)
 from flamec.distributions.distribution import Distribution, sum_rightmost
 from flamec.distributions.gamma import Beta, Dirichlet, Gamma
 from flamec.distributions.low_rank import LowRankMultivariateNormal
@@ -161,3 +177,47 @@ def _low_rank_normal(p: Any, q: Any) -> Tensor:
     distance = (precision * p.covariance_matrix).sum((-2, -1))
     distance = distance + (apart * (precision @ apart)).sum((-2, -1))
     return 0.5 * (q._log_det() - p._log_det() + distance - p.event_shape[0])
+
+
+@register_kl(HalfNormal, HalfNormal)
+def _half_normal(p: HalfNormal, q: HalfNormal) -> Tensor:
+    ratio = (p.scale / q.scale).square()
+    return 0.5 * (ratio - 1 - ratio.log())
+
+
+@register_kl(Cauchy, Cauchy)
+def _cauchy(p: Cauchy, q: Cauchy) -> Tensor:
+    """F. Chyzak and F. Nielsen, arXiv:1905.10965."""
+    apart = (p.scale + q.scale).square() + (p.loc - q.loc).square()
+    return apart.log() - (4 * p.scale * q.scale).log()
+
+
+@register_kl(Gumbel, Gumbel)
+def _gumbel(p: Gumbel, q: Gumbel) -> Tensor:
+    ratio, apart = p.scale / q.scale, (p.loc - q.loc) / q.scale
+    mean = (flamec.lgamma(1 + ratio) - apart).exp()  # of exp(-z), z the number as q measures it
+    return apart - ratio.log() + ratio * np.euler_gamma + mean - (1 + np.euler_gamma)
+
+
+@register_kl(Geometric, Geometric)
+def _geometric(p: Geometric, q: Geometric) -> Tensor:
+    return -p.entropy() - flamec.log1p(-q.probs) / p.probs - q.logits
+
+
+@register_kl(Beta, Normal)
+@register_kl(Exponential, Normal)
+@register_kl(Gamma, Normal)
+@register_kl(Gumbel, Normal)
+@register_kl(Laplace, Normal)
+@register_kl(Uniform, Normal)
+def _to_normal(p: Distribution, q: Normal) -> Tensor:
+    """The logarithm of q's density needs no more of p than its mean and variance."""
+    spread = q.scale.square()
+    apart = (p.variance + (p.mean - q.loc).square()) / spread
+    return 0.5 * ((2 * math.pi * spread).log() + apart) - p.entropy()
+
+
+@register_kl(Beta, Exponential)
+@register_kl(Gamma, Exponential)
+def _to_exponential(p: Distribution, q: Exponential) -> Tensor:
+    return q.rate * p.mean - q.rate.log() - p.entropy()

@@ -218,7 +218,11 @@ DIVERGENCES = [
     "Normal(r, a)", "LogNormal(r, a)", "Laplace(r, a)", "Exponential(a)", "Gamma(a, b)",
     "Beta(a, b)", "Dirichlet(w)", "Bernoulli(p)", "Categorical(logits=m)",
     "OneHotCategorical(w)", "Poisson(a)", "Uniform(r, r + a)", "MultivariateNormal(m, spd)",
-    "Independent(Normal(m, w), 1)", "LowRankMultivariateNormal(m, vw, w)",
+    "Independent(Normal(m, w), 1)", "LowRankMultivariateNormal(m, vw, w)", "HalfNormal(a)",
+    "Cauchy(r, a)", "Gumbel(r, a)", "Geometric(p)", "Beta(a, b) | Normal(r, a)",
+    "Exponential(a) | Normal(r, b)", "Gamma(a, b) | Normal(r, a)", "Gumbel(r, a) | Normal(r, b)",
+    "Laplace(r, a) | Normal(r, b)", "Uniform(r, r + a) | Normal(r, b)",
+    "Beta(a, b) | Exponential(a)", "Gamma(a, b) | Exponential(a)",
 ]  # fmt: skip
 
 
@@ -231,7 +235,9 @@ def test_divergences(case: str) -> None:
             **{k: names[k].detach() * 1.1 for k in ("a", "b", "m", "w", "spd")},
         }
         other["p"] = names["p"].detach() * 0.9
-        result = package.distributions.kl_divergence(eval(case, names), eval(case, other))
+        left, _, right = case.partition(" | ")
+        p, q = eval(left, names), eval(right or left, other)
+        result = package.distributions.kl_divergence(p, q)
         leaves = [names[name] for name in LEAVES]
         grads = package.autograd.grad(result.sum(), leaves, allow_unused=True)
         return [result.detach().numpy(), *(g.numpy() for g in grads if g is not None)]
