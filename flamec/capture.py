@@ -29,6 +29,7 @@ from flamec.guards import Recorder
 from flamec.host_numbers import Place
 from flamec.host_state import HostState
 from flamec.ir.graph import Graph, Value
+from flamec.ir.passes.differentiate_while import UnboundedLoop
 from flamec.ir.shape import Dim, SymbolicDim, evaluate_dim
 from flamec.ir.shape_oracle import using_oracle
 from flamec.ir.types import TensorType
@@ -340,7 +341,8 @@ def _capture(
             hint = "; pass a clone()" if isinstance(error, AliasDiscovered) else ""
             raise CompileError(f"{name}: {error}, and before that {left[0]}{hint}") from None
         begins_again = isinstance(error, _BEGINS_AGAIN)
-        raises = isinstance(error, Exception) and not isinstance(error, CompileError)
+        ours = isinstance(error, (CompileError, UnboundedLoop))  # of the trace, not of the function
+        raises = isinstance(error, Exception) and not ours
         if repeats == "as it is" and raises and not (begins_again or left):
             give_up()
             raise Raises(error) from None
