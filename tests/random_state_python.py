@@ -208,6 +208,13 @@ h = h * config.slope + config.inner.bias
 try: h = h * SCALES['none'];; except KeyError: h = h + SCALES['base']
 h = h + (1.0 if ARRAY.any() else 2.0) * len(ARRAY)
 h = h + flamec.frombuffer(CELLS, dtype=flamec.float64)[:2].sum()
+if h.shape[0] == 2: raise ValueError('two rows')
+if n == 2: raise ValueError('two')
+if len(SEEN) > 1: raise KeyError('seen')
+if h.detach().sum() > 20: raise ValueError('large')
+if h.detach().mean() < 0: raise ArithmeticError('negative')
+assert len(meter) < 3
+h = h + [1.0, 2.0][rank.place]
 """.strip().splitlines()
 
 CHANGES = """
