@@ -94,6 +94,10 @@ def _gradient(b: Builder, ctx: DerivativeContext, g: Any) -> tuple[Any, ...]:
     counts = ctx.input_types[0].shape[2:]
     windows = zip(sizes, counts, kernel, steps, borders, strict=True)
     touch = kernel == steps and not any(borders)
+    touch = touch and all(  # and none reaches beyond the array, as in ceil_mode
+        structurally_equal(count, floordiv(size, k))
+        for size, count, k in zip(sizes, counts, kernel, strict=True)
+    )
     places = [*counts] if touch else [_places(*window) for window in windows]
     moves = [
         range(-((s - 1 + p) // s), (k - 1 - p) // s + 1)

@@ -240,6 +240,14 @@ def test_gradients_of_windows_that_touch() -> None:
     assert "temporary" not in plan, "they are written where they stay"
 
 
+def test_gradients_of_windows_that_reach_beyond_the_array() -> None:
+    x = flamec.arange(25).reshape(1, 1, 5, 5).float().requires_grad_()
+    (found,) = flamec.autograd.grad(F.max_pool2d(x, 2, ceil_mode=True).sum(), x)
+    exact = np.zeros((5, 5))
+    exact[np.ix_((1, 3, 4), (1, 3, 4))] = 1
+    np.testing.assert_array_equal(found.numpy()[0, 0], exact)
+
+
 def _source(function) -> str:
     return function.programs[0].stages["source"]
 
