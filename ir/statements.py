@@ -33,13 +33,15 @@ class ComputedIndex:
     """An index that a statement computed: it is checked against ``size``, negative ones count
     from the end, and it contributes ``stride`` elements to the place. ``error`` is the position
     of the message in the plan's errors, from 1; 0: another statement reports the same index.
-    ``inside``: no check would find anything."""
+    ``inside``: no check would find anything. ``along``: sizes, not known, of dimensions along which
+    the index does not vary; where one is 0 no element asks for it, and it is not reported."""
 
     name: str
     stride: Dim
     size: Dim
     error: int
     inside: bool = False
+    along: tuple[Dim, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,9 +121,13 @@ class StatementWriter:
         first = f"{self.reference(index.name)}[0]"
         if index.inside:
             return f" + {first} * {factor(index.stride)}"
-        at = f"flamec_index(frame, {first}, {dim(index.size)}, {index.error})"
+        error = str(index.error)
+        if index.along:
+            some = " && ".join(f"{factor(size)} > 0" for size in index.along)
+            error = f"{some} ? {error} : 0"
+        at = f"flamec_index(frame, {first}, {dim(index.size)}, {error})"
         known = index.name in self.scalars and index.name not in self._defined_inside
-        if self.hoisted is not None and known:
+        if self.hoisted is not None and known and not index.along:
             name = f"at_{index.name}_{index.error}"
             line = f"const int64_t {name} = {at};"
             if line not in self._hoisted_before:

@@ -8,7 +8,7 @@ needed in several passes is computed again if that is cheap, else kept for the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -210,10 +210,33 @@ class ValueLowering:
     def _indices(self, operand: Operand, context: Context) -> tuple[ComputedIndex, ...]:
         return tuple(
             ComputedIndex(
-                self._index(index, context), stride, size, self._error(axis, size), inside
+                self._index(index, context),
+                stride,
+                size,
+                self._error(axis, size),
+                inside,
+                () if inside else self._along(operand, index),
             )
             for axis, (index, stride, size, inside) in enumerate(operand.indices)
         )
+
+    def _along(self, operand: Operand, index: Operand) -> tuple[Dim, ...]:
+        """``ComputedIndex.along``, of an index of what is looked up or put."""
+        of_places = leaves([a for dim in operand.dims[: len(index.dims)] for a in dim])
+        unknown = [axis for axis in of_places if not isinstance(axis.size, int)]
+        varying = self._varying(index) if unknown else ()
+        return tuple(axis.size for axis in unknown if axis not in varying)
+
+    def _varying(self, operand: Operand) -> Collection[Axis]:
+        """The axes along which the name of an operand varies."""
+        level, _ = operand_level(self.nest, operand)
+        if operand.computed:
+            axes = leaves([a for dim in self.space.dims[operand.source] for a in dim])
+            return [axis for axis in axes if self.nest.level_of((axis,)) <= level]
+        found = set(operand.address.strides()) if operand.address else set()
+        for index, *_ in operand.indices:
+            found.update(self._varying(index))
+        return found
 
     def _index(self, operand: Operand, context: Context) -> str:
         """An index in 64 bits."""

@@ -167,7 +167,9 @@ class StatementWriter:
         else:
             (_, inside), detail = self.wrapped(index), self.name(name)
         mask = self.masks[self.axes(name)]
-        bad = " & ".join([*([mask] if mask else []), *used, f"(({inside}) == 0)"])
+        along = index.along if isinstance(index, ComputedIndex) else ()
+        some = [f"((zero + {factor(size)}) > 0)" for size in along]
+        bad = " & ".join([*([mask] if mask else []), *some, *used, f"(({inside}) == 0)"])
         return f"flamec_report(errors, {index.error}, zero + {detail}, {bad})"
 
     def _guard(self, guard: Linear, size: Dim) -> tuple[str, str]:

@@ -12,6 +12,11 @@ def test_kernels_of_strided_operations() -> None:
     assert run_interpreted("triton_eager.py", []) == [{"differing": [], "outside": []}]
 
 
+def test_kernels_without_elements() -> None:
+    """Nothing is looked up, divided or reported for elements that do not exist."""
+    assert run_interpreted("triton_empty.py", []) == [{"wrong": {}}]
+
+
 def test_how_arrays_with_gaps_lie() -> None:
     assert operand((4, 3), (5, 1)) == Operand((0, 1), (4, 3), (4, 5))
     assert operand((4, 2), (6, 2)) == Operand((0, 1), (4, 2), (4, 3, 2))

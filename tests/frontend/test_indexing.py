@@ -305,3 +305,23 @@ def test_columns_are_taken_where_rows_lie() -> None:
         assert taken.transpose(np.argsort(order)).flags.c_contiguous
     with pytest.raises(IndexError, match="out of bounds"):
         flamec.from_numpy(x).permute(2, 0, 1)[flamec.tensor([5])]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x, i: x[flamec.zeros(x.shape[0], dtype=flamec.int64) + i].sum(),
+        lambda x, i: x[i.expand(x.shape[0])],
+        lambda x, i: x[i.expand(2, x.shape[0])].sum(1),
+        lambda x, i: x.clone().index_add_(0, i.expand(x.shape[0]), x),
+    ],
+)
+def test_one_index_for_no_elements(read: Any) -> None:
+    """It is checked where elements ask for it, by a program for all sizes."""
+    compiled = flamec.compile(read, dynamic=True)
+    for size in (3, 0, 2):
+        x, first = flamec.ones(size), flamec.tensor([0])
+        wanted = read(x, first)
+        np.testing.assert_array_equal(compiled(x, first).numpy(), wanted.numpy(), strict=True)
+    with pytest.raises(IndexError, match="index 2 is out of bounds"):
+        compiled(x, flamec.tensor([2]))

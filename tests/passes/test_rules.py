@@ -339,6 +339,27 @@ def test_sizes() -> None:
     assert fold_constants(symbolic) is symbolic
 
 
+def test_what_has_no_elements_is_a_constant() -> None:
+    """No division by its sizes is left, and no check of its indices; of others there is."""
+    none, some = TensorType((0,), int64), TensorType((2,), int64)
+
+    def looked_up(b: GraphBuilder, x: Value, i: Value) -> Value:
+        zero = b.constant(0, TensorType((), int64))
+        return b.index(x, b.floor_divide(i, zero), b.remainder(i, zero))
+
+    assert folded(looked_up, TensorType((3, 0), float32), none)["shape"] == (0,)
+    unread = graph_of(lambda b, x, i: b.index(x, i), TensorType((3, 0), float32), some)
+    assert fold_constants(unread) is unread
+
+    def put(b: GraphBuilder, x: Value, v: Value, i: Value) -> Value:
+        return b.exp(b.index_put(x, v, i, mode="add"))
+
+    for shape, indices, left in (((3,), none, 1), ((0,), some, 2)):
+        types = TensorType(shape, float32), TensorType(indices.shape, float32), indices
+        graph = eliminate_dead_code(verify(fold_constants(graph_of(put, *types))))
+        assert len(graph.nodes) == left
+
+
 def test_what_is_random_or_fails_is_not_folded() -> None:
     state = TensorType((2,), int64)
     random = graph_of(lambda b: b.random_bits(b.full_like(0, state), shape=(4,)))
