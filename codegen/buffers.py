@@ -77,7 +77,8 @@ def assign_buffers(
 ) -> BufferTable:
     """Place inputs, outputs and updates; everything else becomes a temporary on demand.
 
-    ``writers_last``: a part of a kernel that overwrites what other parts read comes after them.
+    ``writers_last``: a part of a kernel that overwrites what other parts read comes after them; no
+    kernel has two such parts, because one might overwrite what the other reads.
     """
     table = BufferTable()
     for value in context.graph.inputs:
@@ -85,12 +86,11 @@ def assign_buffers(
     for value in context.outputs:
         table.outputs.append(table.new_value(value, "output"))
     touching = _touching(kernels)
+    last: dict[int, int] | None = {} if writers_last else None
     for position, value in context.updates.items():
         target = table.inputs[position]
         old = context.graph.inputs[position]
-        if not table.is_placed(value) and _may_overwrite(
-            kernels, touching, old, value, writers_last
-        ):
+        if not table.is_placed(value) and _may_overwrite(kernels, touching, old, value, last):
             table.share(value, target)
         else:
             table.copies.append((table.number(value), target))
@@ -113,9 +113,11 @@ def _may_overwrite(
     touching: Touching,
     old: Value,
     new: Value,
-    writers_last: bool,
+    last: dict[int, int] | None,
 ) -> bool:
-    """Whether ``new`` may be written into the memory of ``old``."""
+    """Whether ``new`` may be written into the memory of ``old``.
+
+    ``last``: the parts that come last in their kernels, where parts may; one may be added."""
     parameters, readers = touching.get(new, {}), touching.get(old, {})
     writers = (
         i
@@ -128,7 +130,13 @@ def _may_overwrite(
         return False
     if first not in readers:
         return True
-    return may_share(kernels[first], readers[first], parameters[first], writers_last)
+    read, written = readers[first], parameters[first]
+    if may_share(kernels[first], read, written):
+        return True
+    if last is None or not may_share(kernels[first], read, written, writers_last=True):
+        return False
+    (part,) = kernels[first].users[written]
+    return last.setdefault(first, part) == part
 
 
 def _with_shared(buffers: Sequence[Memory], old: Value, new: Value) -> list[Memory]:
@@ -176,7 +184,9 @@ def _may_share(lowered: LoweredKernel, read: int, written: int, writers_last: bo
         return True  # stored when the rows are done
     if len(writing) > 1:
         return False
-    if any(p is not writing[0] for p in reading) and not (writers_last and _is_plain(kernel)):
+    if any(p is not writing[0] for p in reading) and not (
+        writers_last and _may_come_last(lowered, *users[written])
+    ):
         return False
     known = _known.setdefault(lowered.form, {})
     for way in writing[0].ways:
@@ -193,8 +203,14 @@ def _may_share(lowered: LoweredKernel, read: int, written: int, writers_last: bo
     return True
 
 
-def _is_plain(kernel: Kernel) -> bool:
-    """Whether parts do not depend on each other in any other way."""
+def _may_come_last(lowered: LoweredKernel, position: int) -> bool:
+    """Whether a part does the same after all others: what it writes they neither read nor write,
+    and it reads nothing that they write."""
+    kernel, users = lowered.kernel, lowered.users
+    for number, parameter in enumerate(kernel.parameters):
+        own = users.get(number, [])
+        if parameter.written and position in own and len(own) > 1:
+            return False
     programs = [part.program for part in kernel.parts]
     return not kernel.finish and not any(
         p.kind in ("scatter", "tables") or p.contraction is not None or p.after for p in programs

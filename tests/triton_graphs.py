@@ -146,6 +146,27 @@ def update(b: GraphBuilder) -> Graph:
     return b.build([b.mul(scale, scale)], updates)
 
 
+def exchanged(b: GraphBuilder, size: Dim) -> Graph:
+    """Arrays each of which gets the old values of the next, and a number beside them."""
+    x = [_input(b, size) for _ in range(3)]
+    number, other = _input(b), _input(b)
+    changed = {i: b.neg(x[(i + 1) % 3]) for i in range(3)}
+    return b.build([b.exp(number)], {**changed, 3: other})
+
+
+def replaced(b: GraphBuilder) -> Graph:
+    """An array that is read and gets the values of another, beside one of any size."""
+    x, old, new = _input(b, B), _input(b, 40), _input(b, 40)
+    return b.build([b.neg(x), b.exp(old)], {1: new})
+
+
+def advanced(b: GraphBuilder, size: Dim) -> Graph:
+    """Random words, maybe none, and the state after them."""
+    state = _input(b, 2, dtype=int64)
+    used = b.mul(b.iota(shape=(2,), axis=0, dtype=int64), _constant(b, 3, state))
+    return b.build([b.random_bits(state, shape=(size,))], {0: b.add(state, used)})
+
+
 def windows(b: GraphBuilder, size: Dim) -> Graph:
     """Windows that begin at a size, or have that length: read, written, and their gradients."""
     x, beside = _input(b, 3, 40), _input(b, 3, size)
@@ -296,6 +317,11 @@ GRAPHS: dict[str, Make] = {
     "linear_bf16": lambda b: linear(b, bfloat16),
     "attention": attention,
     "update": update,
+    "exchanged": lambda b: exchanged(b, 40),
+    "exchanged_symbolic": lambda b: exchanged(b, B * 100),
+    "replaced_symbolic": replaced,
+    "advanced": lambda b: advanced(b, 3000),
+    "advanced_symbolic": lambda b: advanced(b, B),
     "embedding_backward": embedding_backward,
     "scatter_add": lambda b: scatter(b, "add"),
     "scatter_add_any_order": lambda b: scatter(b, "add"),

@@ -15,7 +15,7 @@ from flamec.codegen.triton.rendering import module, render
 from flamec.codegen.triton.source import COUNTERS, EmittedLaunch
 from flamec.codegen.triton.text import dim, size_name
 from flamec.ir.plan import Argument, KernelSource
-from flamec.ir.shape import Dim, SymbolicDim, structurally_equal, symbols_of
+from flamec.ir.shape import Dim, SymbolicDim, maximum, structurally_equal, symbols_of
 
 MOST_TOGETHER = 16  # functions of a kernel: each costs compile time
 _BLOCK = "tl.program_id(0)"
@@ -100,8 +100,8 @@ def _independent(launches: Sequence[PlannedLaunch]) -> list[list[PlannedLaunch]]
 
 
 def _may_join(group: Sequence[PlannedLaunch], launch: PlannedLaunch) -> bool:
-    first = group[0]
-    if launch.alone or first.alone or group[-1].last or len(group) == MOST_TOGETHER:
+    alone = launch.alone or group[0].alone
+    if alone or launch.last or group[-1].last or len(group) == MOST_TOGETHER:
         return False
     if not _agree((*group, launch)):
         return False
@@ -145,13 +145,13 @@ def _merged(
     calls: list[tuple[str, str, Dim]] = []  # function, arguments, the first block behind it
     parameters, aligned, arguments = [], [], []
     end: Dim = 0
-    follows = group[-1].last
+    follows = group[-1].last  # in a block of the others', or in one of its own if they have none
     for position, planned in enumerate(group):
         source = planned.launch.source
         body = device_function(planned.launch)
         function = functions.setdefault(body, f"{name}_part{len(functions)}")
         called = {n: f"a{position}_{i}" for i, n in enumerate(planned.launch.arguments)}
-        end = end + (0 if planned.last and position else planned.launch.blocks)
+        end = end + (0 if planned.last else planned.launch.blocks)
         calls.append((function, ", ".join(called.values()), end))
         parameters += [(called[n], kind) for n, kind in source.parameters]
         aligned += [called[n] for n in source.aligned]
@@ -173,14 +173,15 @@ def _merged(
             "functions": [named(body, function) for body, function in functions.items()],
             "calls": [(f, passed, dim(end)) for f, passed, end in calls[: -1 if follows else None]],
             "last": calls[-1] if follows else None,
-            "blocks": dim(end),
+            "may_be_none": follows and not isinstance(end, int),
         },
     )
     first = max((p.launch for p in group), key=lambda p: p.source.options["num_warps"])
     source = KernelSource(
         module(text), name, tuple(parameters), {}, tuple(aligned), first.source.options
     )
-    merged = replace(first, source=source, blocks=end, arguments=tuple(names))
+    blocks = maximum(end, 1) if follows else end
+    merged = replace(first, source=source, blocks=blocks, arguments=tuple(names))
     reads = frozenset().union(*(p.reads for p in group))
     writes = frozenset().union(*(p.writes for p in group))
     return PlannedLaunch(merged, tuple(arguments), reads, writes)

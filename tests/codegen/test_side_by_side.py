@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
-from triton_graphs import softmax_graph
+from interpreted import run_interpreted
+from triton_graphs import GRAPHS, softmax_graph
 
 import flamec.ir.ops  # noqa: F401 - registers the operations
 from flamec.codegen.triton import side_by_side
@@ -11,8 +15,13 @@ from flamec.codegen.triton.compile_graph import compile_graph
 from flamec.codegen.triton.source import EmittedLaunch
 from flamec.ir.builder import GraphBuilder
 from flamec.ir.graph import Graph
-from flamec.ir.plan import ExecutionPlan, Launch
+from flamec.ir.plan import Copy, ExecutionPlan, Launch
 from flamec.ir.types import CPU, TensorType, float32, int64
+from flamec.runtime.kernel_cache import KernelCache
+
+needs_triton = pytest.mark.skipif(
+    find_spec("triton") is None, reason="the package triton is not installed"
+)
 
 
 def updates(count: int) -> Graph:
@@ -83,6 +92,45 @@ def test_the_last_block_overwrites_what_the_others_read() -> None:
     assert 'sem="acq_rel"' in kernel.text and kernel.parameters[-1][0] == "counters"
     inputs = [a.buffer for a in launch.arguments].count(plan.inputs[0])
     assert inputs == 3  # words read it, the last block reads and writes it
+
+
+LAST = ("exchanged", "replaced_symbolic", "advanced", "advanced_symbolic")
+
+
+def test_no_kernel_has_two_parts_that_overwrite_what_others_read() -> None:
+    """The second might read what the first has overwritten."""
+    plan = compile_graph(GRAPHS["exchanged"](GraphBuilder())).plan
+    assert ExecutionPlan.from_json(plan.to_json()) == plan
+    kernels = [plan.kernels[a.kernel] for a in launches(plan)]
+    assert sum("acq_rel" in kernel.text for kernel in kernels) == 1
+    assert [a.target for a in plan.actions if isinstance(a, Copy)] == [1, 2]
+
+
+@needs_triton
+def test_the_last_block_in_the_interpreter() -> None:
+    """Also where the other parts have no elements, and what comes last has many blocks."""
+    names = [*LAST, "exchanged_symbolic"]
+    results = run_interpreted("triton_cases.py", names)
+    assert [r["row"] for r in results] == names
+    assert not {r["row"]: r["wrong"] for r in results if r["wrong"]}
+
+
+@needs_triton
+@pytest.mark.parametrize("name", LAST)
+def test_machine_code_of_the_last_block(name: str, tmp_path: Path) -> None:
+    """All threads have read before their block counts itself, and write after it has."""
+    from flamec.runtime.cuda.triton_compiler import build_kernel
+
+    plan = compile_graph(GRAPHS[name](GraphBuilder())).plan
+    (kernel,) = (k for k in plan.kernels if "acq_rel" in k.text and "block_number" in k.text)
+    ptx = build_kernel(kernel, "sm_90", KernelCache(tmp_path)).texts["ptx"]
+    lines = [line.strip() for line in ptx.splitlines()]
+    (atomic,) = (i for i, line in enumerate(lines) if "atom.global" in line)
+    assert "acq_rel" in lines[atomic] and ".gpu." in lines[atomic]
+    loads = [i for i, line in enumerate(lines[:atomic]) if "ld.global" in line]
+    assert any(line.startswith("bar.sync") for line in lines[loads[-1] : atomic])
+    after = [i for i, line in enumerate(lines) if i > atomic and "ld.global" in line]
+    assert any(line.startswith("bar.sync") for line in lines[atomic : after[0]])
 
 
 def counted_updates(count: int) -> Graph:
