@@ -51,6 +51,8 @@ class ProgramGpu(InterpretedGpu):
         prepared = Prepared(graph, None, options, None)
         runner = ProgramRunner(self, graph, symbols, CodegenOptions())
         prepared.runner, prepared.plan = runner, runner.plan
+        for kernel in runner.plan.kernels:  # Triton fails to compile a division of constants by 0
+            assert "_divide(u0, u0)" not in kernel.text, kernel.text
         return prepared
 
 

@@ -74,12 +74,12 @@ def _as_column(index: Tensor) -> Tensor:
 
 def true_places(mask: Tensor) -> Tensor:
     """The places of a mask's True elements, counted through all dimensions: int64 [count]."""
+    if any(map(is_empty_size, mask._type.shape)):
+        return _no_places(mask)
     trace = thread.trace
     if trace is not None and trace.execution is not None:
         found: Tensor = trace.execution.places_of(mask, _places_in_program)
         return found
-    if 0 in mask._type.shape:
-        return ops.full(value=0, shape=(0,), dtype=int64, device=mask._type.device)
     return _places_on_gpu(mask, None)
 
 
