@@ -183,7 +183,10 @@ def _is_better_looked_up(task: Task, context: TaskGraph) -> bool:
     if isinstance(have, int) and isinstance(wanted, int) and wanted >= REPEATED * have > 0:
         return True
     space = analyze((task,), context)
-    strides = all_addresses(space, set())[0].strides()
+    addresses = all_addresses(space, set())
+    if not addresses:
+        return False  # of a constant, which is nowhere in memory
+    strides = addresses[0].strides()
     least = RUN // value.type.dtype.itemsize
     runs = [axis.size for axis, s in strides.items() if structurally_equal(s, 1)]
     others = [s for s in strides.values() if not structurally_equal(s, 1)]

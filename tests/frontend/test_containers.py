@@ -73,7 +73,7 @@ def test_parameter_containers() -> None:
     assert table.get("c") is None and "a" in table and len(table) == 2
     assert table.pop("a").shape == (2,)
     assert [k for k, _ in table.items()] == ["b"]
-    assert "(b): Parameter containing: [flamec.float32 of size 1]" in repr(table)
+    assert "(b): Parameter containing: [flamec.FloatTensor of size 1]" in repr(table)
 
 
 def test_a_dictionary_of_parameters_is_a_dictionary() -> None:
